@@ -1,0 +1,65 @@
+"""Many fine-tunes of one base model in one small file; any of them, or a merge, back on demand."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from tvcodec.errors import (
+    BaseModelMismatch,
+    CheckpointError,
+    FormatError,
+    TvqError,
+    UnknownTaskError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from tvcodec.decoder import Bank
+    from tvcodec.decoder import Bank as open
+    from tvcodec.encoder import Summary, encode
+    from tvcodec.model import Model
+    from tvcodec.rate import Goal
+    from tvcodec.recipes import EXACT, QUALITIES, Recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bank": ("decoder", "Bank"),
+    "open": ("decoder", "Bank"),
+    "Summary": ("encoder", "Summary"),
+    "encode": ("encoder", "encode"),
+    "Model": ("model", "Model"),
+    "Goal": ("rate", "Goal"),
+    "EXACT": ("recipes", "EXACT"),
+    "QUALITIES": ("recipes", "QUALITIES"),
+    "Recipe": ("recipes", "Recipe"),
+}
+
+__all__ = [
+    "EXACT",
+    "QUALITIES",
+    "Bank",
+    "BaseModelMismatch",
+    "CheckpointError",
+    "FormatError",
+    "Goal",
+    "Model",
+    "Recipe",
+    "Summary",
+    "TvqError",
+    "UnknownTaskError",
+    "UnsupportedError",
+    "encode",
+    "open",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Loads what needs torch when it is first asked for: `import tvcodec` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tvcodec' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(f"tvcodec.{module}"), attribute)
+    globals()[name] = value
+    return value

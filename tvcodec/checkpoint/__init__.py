@@ -1,0 +1,37 @@
+"""Models in and out: one lazy view of every form a checkpoint comes in, and the way back to disk.
+
+    with open_checkpoint("cars/") as checkpoint:
+        for name in checkpoint:
+            tensor = checkpoint.tensor(name)
+
+The rest of the program sees names, dtype names, shapes and one tensor at a time; which file format
+or which shard a tensor came from stays in here.
+"""
+
+from tvcodec.checkpoint.digests import content_digest, fingerprint, first_nonfinite
+from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
+from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
+from tvcodec.checkpoint.safetensors_file import Plan, file_order
+from tvcodec.checkpoint.saving import (
+    DEFAULT_MAX_SHARD_SIZE,
+    plan_bytes,
+    save_directory,
+    save_safetensors,
+)
+
+__all__ = [
+    "DEFAULT_MAX_SHARD_SIZE",
+    "TORCH_DTYPES",
+    "Checkpoint",
+    "CheckpointSource",
+    "Plan",
+    "content_digest",
+    "dtype_name",
+    "file_order",
+    "fingerprint",
+    "first_nonfinite",
+    "open_checkpoint",
+    "plan_bytes",
+    "save_directory",
+    "save_safetensors",
+]

@@ -1,0 +1,186 @@
+"""Open a checkpoint in whatever form it comes."""
+
+import os
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from tvcodec.checkpoint.directory import read_directory
+from tvcodec.checkpoint.dtypes import accepted_dtype, dtype_name
+from tvcodec.checkpoint.safetensors_file import read_safetensors
+from tvcodec.checkpoint.stored import FileTensor, MemoryTensor, StoredTensor
+from tvcodec.checkpoint.torch_file import read_torch
+from tvcodec.errors import CheckpointError
+from tvcodec.index.fields import NAME_MAX, valid_parameter_name
+
+
+class Checkpoint:
+    """A model's tensors by name, each read when it is asked for and held by nobody but the caller.
+
+    Reads may come from several threads. Reading raises CheckpointError when a file changed since it
+    was opened, KeyError for an unknown name.
+    """
+
+    def __init__(
+        self, stored: Mapping[str, StoredTensor], label: str, directory: Path | None = None
+    ) -> None:
+        for name in stored:
+            _check_name(name, label)
+        if not stored:
+            raise CheckpointError(f"{label}: expected at least one tensor, got none")
+        self.names: tuple[str, ...] = tuple(sorted(stored))
+        self.label = label
+        self.directory = directory
+        self._stored = dict(stored)
+
+    def dtype(self, name: str) -> str:
+        """The format's name of the dtype, such as 'bfloat16'."""
+        return dtype_name(self._stored[name].dtype)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._stored[name].shape
+
+    def tensor(self, name: str) -> Tensor:
+        """The whole tensor on the CPU, contiguous; only its own bytes are read."""
+        return self._stored[name].read()
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the first dimension; only their bytes are read."""
+        shape = self.shape(name)
+        if not shape or not 0 <= start <= stop <= shape[0]:
+            raise IndexError(f"{name!r}: rows {start}:{stop} of shape {shape}")
+        return self._stored[name].rows(start, stop)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the weights where they are stored; tensors that share storage count once."""
+        runs = {_run(stored) for stored in self._stored.values()}
+        return sum(length for _, _, length in runs)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def keys(self) -> tuple[str, ...]:
+        return self.names
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing to do: files are open only while a tensor is read."""
+
+
+CheckpointSource = str | os.PathLike[str] | Mapping[str, Tensor] | Checkpoint
+
+
+def open_checkpoint(source: CheckpointSource) -> Checkpoint:
+    """A lazy view of a checkpoint: a file, a directory, or a mapping of names to tensors.
+
+    Files are .safetensors, or .pt, .pth and .bin as torch.save writes them; directories are laid
+    out as Hugging Face does. A Checkpoint comes back as it is. Raises CheckpointError for a file
+    that is damaged, hostile or something else, FileNotFoundError, and TypeError.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, Mapping):
+        return _open_mapping(source)
+    path = Path(source)
+    if path.is_dir():
+        return Checkpoint(read_directory(path, _check_kind), str(path), path)
+    directory = path.parent if (path.parent / "config.json").is_file() else None
+    _check_kind(path)
+    read = read_safetensors if _is_safetensors(path) else read_torch
+    return Checkpoint(read(path), str(path), directory)
+
+
+def _open_mapping(source: Mapping[str, Tensor]) -> Checkpoint:
+    label = "the mapping in memory"
+    stored = {}
+    for name, tensor in source.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            found = f"{type(name).__name__}: {type(tensor).__name__}"
+            raise TypeError(f"expected a mapping of str to torch.Tensor, got {found}")
+        where = f"{label}: {name!r}"
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            raise CheckpointError(f"{where}: expected a dense tensor, got a sparse or packed one")
+        if tensor.device.type != "cpu":
+            raise CheckpointError(
+                f"{where}: expected a tensor on the CPU, got {tensor.device.type}",
+                "move the tensors with .cpu() first",
+            )
+        accepted_dtype(tensor.dtype, where)
+        stored[name] = MemoryTensor(tensor)
+    return Checkpoint(stored, label)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is plainly not a checkpoint, and say what it is."""
+    head = _head(path)
+    expected = f"{path}: expected a .safetensors file or a torch state dict, got"
+    if head.startswith(b"\x89TVQ"):
+        raise CheckpointError(
+            f"{expected} a .tvq file", "decode a task from it first: tvcodec decode"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{expected} a Git LFS pointer", "fetch the weights: git lfs pull")
+    if not head:
+        raise CheckpointError(f"{expected} an empty file", "fetch the file again")
+    if path.suffix == ".safetensors" or head[8:9] == b"{" or head.startswith(b"PK\x03\x04"):
+        return
+    if head[:1] == b"\x80":
+        raise CheckpointError(
+            f"{expected} a bare pickle, as torch before 1.6 wrote it",
+            "load it where you trust it and save its state dict as .safetensors",
+        )
+    if head.startswith(b"GGUF"):
+        raise CheckpointError(f"{expected} a GGUF file", "give the model it was converted from")
+    raise CheckpointError(f"{expected} a file that begins with {head[:8]!r}")
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors" or not _head(path).startswith(b"PK\x03\x04")
+
+
+def _head(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: expected a regular file, got a device or pipe")
+    with open(path, "rb") as handle:
+        return handle.read(64)
+
+
+def _check_name(name: str, label: str) -> None:
+    if not valid_parameter_name(name):
+        raise CheckpointError(
+            f"{label}: expected names of 1 to {NAME_MAX} printable characters in NFC, "
+            f"got {name[:NAME_MAX]!a}"
+        )
+
+
+def _run(stored: StoredTensor) -> tuple[object, int, int]:
+    """(file or storage, start, length) of the bytes that a tensor occupies."""
+    length = prod(stored.shape) * stored.dtype.itemsize
+    if isinstance(stored, FileTensor):
+        return stored.file.path, stored.start, length
+    return None, stored.tensor.data_ptr() if length else 0, length

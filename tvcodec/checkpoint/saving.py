@@ -1,0 +1,179 @@
+"""Write a model: one .safetensors file, or a directory laid out as Hugging Face does.
+
+Tensors are asked for one at a time, in the order in which they lie in the file, so that no more
+than one is in memory; the bytes depend on names, values and metadata alone.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shutil import copyfile
+from typing import BinaryIO
+
+from torch import Tensor
+
+from tvcodec.checkpoint.digests import byte_view
+from tvcodec.checkpoint.directory import INDEX_NAME, SINGLE_NAME
+from tvcodec.checkpoint.dtypes import dtype_name
+from tvcodec.checkpoint.safetensors_file import (
+    Plan,
+    file_order,
+    safetensors_header,
+    tensor_bytes,
+)
+from tvcodec.durable import durable_directory, durable_file
+from tvcodec.errors import CheckpointError
+
+DEFAULT_MAX_SHARD_SIZE = 5_000_000_000
+_HUGGING_FACE = {"format": "pt"}
+_MAX_COMPANION = 64 << 20
+_COMPANION_SUFFIXES = frozenset(
+    {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe", ".spm"}
+)
+# Records of the base model's own training, and maps of weights that are not copied.
+_NOT_COMPANIONS = re.compile(
+    r"\..*|.*\.index\.json|trainer_state\.json|.*_results\.json|adapter_.*"
+)
+_FOLDER = re.compile(r"[\w-][\w.-]*", re.ASCII)
+
+TensorOf = Callable[[str], Tensor]
+
+
+def plan_bytes(plan: Plan) -> int:
+    """Bytes of all tensors of a plan."""
+    return sum(tensor_bytes(dtype, shape) for _, dtype, shape in plan)
+
+
+def save_safetensors(
+    path: str | os.PathLike[str],
+    plan: Plan,
+    tensor_of: TensorOf,
+    metadata: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write the tensors of `plan` to one file that appears whole or not at all.
+
+    `tensor_of(name)` is called once for each name, in the order of `file_order(plan)`. `metadata`
+    defaults to {"format": "pt"}, which transformers asks for. Raises TvqError if the file exists
+    and `force` is not set, ValueError where a tensor is not as planned.
+    """
+    with durable_file(path, force) as handle:
+        _write(handle, plan, tensor_of, metadata)
+
+
+def save_directory(
+    path: str | os.PathLike[str],
+    plan: Plan,
+    tensor_of: TensorOf,
+    metadata: Mapping[str, str] | None = None,
+    max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
+    copy_from: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Write the tensors of `plan` as a directory that transformers loads.
+
+    The weights go to model.safetensors or, when they exceed `max_shard_size` bytes, to numbered
+    shards with an index; a tensor larger than that has a shard of its own. Configuration,
+    tokenizer, processor, chat templates and code are copied from the directory `copy_from`.
+    Raises as `save_safetensors`.
+    """
+    if copy_from is not None and Path(path).resolve() == Path(copy_from).resolve():
+        raise CheckpointError(
+            f"{path}: expected an output apart from the base model's directory, got the same",
+            "choose another output directory",
+        )
+    shards = _split(plan, max_shard_size)
+    with durable_directory(path, force) as directory:
+        names = _shard_names(len(shards))
+        for name, shard in zip(names, shards, strict=True):
+            with open(directory / name, "xb") as handle:
+                _write(handle, shard, tensor_of, metadata)
+        if len(shards) > 1:
+            (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
+        if copy_from is not None:
+            _copy_companions(Path(copy_from), directory)
+
+
+def _write(
+    handle: BinaryIO, plan: Plan, tensor_of: TensorOf, metadata: Mapping[str, str] | None
+) -> None:
+    handle.write(safetensors_header(plan, _HUGGING_FACE if metadata is None else metadata))
+    for name, dtype, shape in file_order(plan):
+        tensor = tensor_of(name)
+        found = (dtype_name(tensor.dtype), tuple(tensor.shape))
+        if found != (dtype, tuple(shape)):
+            raise ValueError(f"{name!r}: expected {dtype} {shape}, got {found[0]} {found[1]}")
+        handle.write(byte_view(tensor))
+        del tensor  # before the next one is made
+
+
+def _split(plan: Plan, max_shard_size: int) -> list[Plan]:
+    """The plan cut, in its own order, into runs of at most `max_shard_size` bytes."""
+    shards: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
+    size = 0
+    for name, dtype, shape in plan:
+        length = tensor_bytes(dtype, shape)
+        if shards[-1] and size + length > max_shard_size:
+            shards.append([])
+            size = 0
+        shards[-1].append((name, dtype, shape))
+        size += length
+    return list(shards)
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE_NAME]
+    return [f"model-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+
+
+def _index(names: list[str], shards: list[Plan]) -> str:
+    everything = [entry for shard in shards for entry in shard]
+    values = sum(tensor_bytes("uint8", shape) for _, _, shape in everything)
+    record = {
+        "metadata": {"total_parameters": values, "total_size": plan_bytes(everything)},
+        "weight_map": {
+            name: file for file, shard in zip(names, shards, strict=True) for name, _, _ in shard
+        },
+    }
+    return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _copy_companions(source: Path, target: Path) -> None:
+    """Copy what a model needs beside its weights; symbolic links become files."""
+    for folder in ("", *_companion_folders(source)):
+        files = sorted(entry for entry in (source / folder).iterdir() if _is_companion(entry))
+        if files:
+            (target / folder).mkdir(exist_ok=True)
+        for file in files:
+            copyfile(file, target / folder / file.name)
+
+
+def _companion_folders(source: Path) -> list[str]:
+    """Folders that are part of the model: chat templates, and those that modules.json names."""
+    folders = {"additional_chat_templates"}
+    modules = source / "modules.json"
+    if modules.is_file() and modules.stat().st_size <= _MAX_COMPANION:
+        folders |= _module_folders(modules)
+    return sorted(name for name in folders if (source / name).is_dir())
+
+
+def _module_folders(modules: Path) -> set[str]:
+    try:
+        entries = json.loads(modules.read_bytes())
+        paths = [entry["path"] for entry in entries]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{modules}: expected a list of modules, got {type(error).__name__}"
+        ) from error
+    # The file is not ours to trust: plain names only, so that nothing outside is read or written.
+    return {path for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path)}
+
+
+def _is_companion(entry: Path) -> bool:
+    if _NOT_COMPANIONS.fullmatch(entry.name) or not entry.is_file():
+        return False
+    wanted = entry.suffix in _COMPANION_SUFFIXES or entry.name.startswith(("LICENSE", "NOTICE"))
+    return wanted and entry.stat().st_size <= _MAX_COMPANION

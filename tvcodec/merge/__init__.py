@@ -1,0 +1,1 @@
+"""Several task vectors -> one: weights, and the methods that use them; one parameter at a time."""

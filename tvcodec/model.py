@@ -1,0 +1,95 @@
+"""A model that is computed tensor by tensor, when it is read or saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from tvcodec.checkpoint import DEFAULT_MAX_SHARD_SIZE, save_directory, save_safetensors
+from tvcodec.errors import UnknownTaskError
+
+Compute = Callable[[str], Tensor]
+
+
+class Model(Mapping[str, Tensor]):
+    """Tensors by name, each computed when it is asked for.
+
+    `metadata` goes into the file that `save` writes; `directory` is where a directory's other files
+    (config, tokenizer) are copied from.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+        compute: Compute,
+        metadata: Mapping[str, str],
+        directory: Path | None = None,
+    ) -> None:
+        self._shapes = dict(shapes)
+        self._compute = compute
+        self.metadata = dict(metadata)
+        self.directory = directory
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._shapes:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __repr__(self) -> str:
+        values = sum(_count(shape) for _, shape in self._shapes.values())
+        return f"<tvcodec.Model of {len(self)} parameters, {values:,} values>"
+
+    def subset(self, names: list[str]) -> Model:
+        """The same with these parameters only."""
+        shapes = {name: self._shapes[name] for name in names}
+        return Model(shapes, self._compute, self.metadata, self.directory)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
+        force: bool = False,
+        progress: Callable[[int], None] = lambda values: None,
+    ) -> None:
+        """Writes a .safetensors file where `path` ends so, else a directory with shards, index and
+        the base model's config and tokenizer files; either appears whole or not at all.
+
+        Raises TvqError where `path` exists and `force` is not set, and what reading a tensor raises.
+        """
+        plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
+
+        def compute(name: str) -> Tensor:
+            tensor = self._compute(name)
+            progress(tensor.numel())
+            return tensor
+
+        metadata = {"format": "pt", **self.metadata}
+        if Path(path).suffix == ".safetensors":
+            save_safetensors(path, plan, compute, metadata, force)
+        else:
+            save_directory(
+                path, plan, compute, metadata, max_shard_size, self.directory, force=force
+            )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for dim in shape:
+        count *= dim
+    return count
+
+
+__all__ = ["Model", "UnknownTaskError"]

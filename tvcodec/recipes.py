@@ -1,0 +1,48 @@
+"""What to do with a task vector: the presets of the auto codec, and settings as a file keeps them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from tvcodec.auto import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How each task is coded. `step` and `factor_step` are in units of the root mean square of the
+    task vector; `exact` stores bit-exact differences instead."""
+
+    step: float = 2.0
+    metric: str = "mse"
+    gain: float = 0.0
+    factor_step: float | None = None
+    exact: bool = False
+
+    def target(self, rms: float) -> Target:
+        """The same in absolute terms, for a task vector of root mean square `rms`."""
+        factor_step = self.factor_step * rms if self.factor_step else None
+        return Target(self.step * rms, self.metric, self.gain, factor_step)
+
+    def at_step(self, step: float) -> Recipe:
+        """The same at another step."""
+        return replace(self, step=step)
+
+    def as_metadata(self) -> dict[str, str]:
+        """Text that says how a task was coded; readers may ignore it."""
+        if self.exact:
+            return {"recipe": json.dumps({"name": "exact"})}
+        settings: dict[str, object] = {"name": "auto", "metric": self.metric, "step": self.step}
+        if self.gain:
+            settings["gain"] = self.gain
+        if self.factor_step:
+            settings["factor_step"] = self.factor_step
+        return {"recipe": json.dumps(settings, sort_keys=True)}
+
+
+QUALITIES = {
+    "small": Recipe(step=2.0, metric="function"),
+    "balanced": Recipe(step=1.2, metric="function", factor_step=6.0),
+    "high": Recipe(step=1.0),
+}
+EXACT = Recipe(exact=True)
