@@ -24,7 +24,7 @@ BASE_MODEL = tuple(
             ("b.weight", "bfloat16", (64, 64)),
             ("c.weight", "float16", (40, 8)),
             ("d.position", "int64", (1, 12)),
-            ("e.tied", "float32", (40, 8)),
+            ("e.tied", "float16", (40, 8)),
             ("f.pooler", "float32", (8, 8)),
             ("g.scale", "float32", ()),
         ]

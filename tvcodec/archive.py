@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
-from tvcodec.container import Container
-from tvcodec.errors import UnknownTaskError
+from tvcodec.container import PROLOGUE_SIZE, Container
+from tvcodec.errors import FormatError, UnknownTaskError
 from tvcodec.index import (
     Entry,
+    Group,
     Kept,
     Root,
     Rows,
@@ -20,6 +24,7 @@ from tvcodec.index import (
     TaskIndex,
     TaskRecord,
     unpack_root,
+    unpack_shared,
     unpack_task,
 )
 from tvcodec.source import Source
@@ -28,7 +33,10 @@ from tvcodec.source import Source
 class Archive:
     """The indexes and sections of one file; every byte is checked when it is read.
 
-    FormatError and UnsupportedError as `Container`; `expected_root` (hexadecimal) pins its content.
+    FormatError and UnsupportedError as `Container`; `expected_root` (hexadecimal) pins its content:
+    then a group's SHA-256 is checked before the first of its sections is given to anybody.
+
+    Where a task is asked for, None stands for the group that all tasks share.
     """
 
     def __init__(
@@ -45,9 +53,12 @@ class Archive:
         except BaseException:
             self.container.close()
             raise
-        self._starts = self.root.starts()
+        self._starts: dict[str | None, int] = {None: PROLOGUE_SIZE}
+        self._starts.update(self.root.starts())
         self._records = {task.name: task for task in self.root.tasks}
-        self._indexes: dict[str, TaskIndex] = {}
+        self._indexes: dict[str | None, TaskIndex] = {}
+        self._pinned = expected_root is not None
+        self._verified: set[str | None] = set()
 
     @property
     def path(self) -> str:
@@ -70,23 +81,46 @@ class Archive:
             raise UnknownTaskError(f"no task {task!r} in {self.path}", hint=f"it holds {known}")
         return self._records[task]
 
-    def index(self, task: str) -> TaskIndex:
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        """The tasks, and before them None if they share anything."""
+        return self.tasks if self.root.shared is None else (None, *self.tasks)
+
+    def group(self, task: str | None) -> Group:
+        """Where the root index says that a group ends and its index lies."""
+        if task is not None:
+            return self.record(task).group
+        assert self.root.shared is not None
+        return self.root.shared
+
+    def index(self, task: str | None) -> TaskIndex:
         """The index of a task, read at its first use."""
         if task not in self._indexes:
-            record, what = self.record(task), f"task {task!r}"
-            at = self._starts[task] + record.sections_length
-            data = self.container.read_index(at, record.index_length, record.index_sha256, what)
+            group, what = self.group(task), called(task)
+            at = self._starts[task] + group.sections_length
+            data = self.container.read_index(at, group.index_length, group.index_sha256, what)
             where = f"{self.path}: {what}"
-            self._indexes[task] = unpack_task(data, self.root, where, group=record.group)
+            if task is None:
+                index = unpack_shared(data, self.root, where, group=group)
+            else:
+                index = unpack_task(data, self.root, where, group=group, vectors=self.vectors)
+            self._indexes[task] = index
         return self._indexes[task]
 
-    def sections(self, task: str) -> Iterator[tuple[Section, int]]:
+    @cached_property
+    def vectors(self) -> Counter[int]:
+        """How many vectors the tasks share of each parameter."""
+        return Counter() if self.root.shared is None else self.index(None).vectors()
+
+    def sections(self, task: str | None) -> Iterator[tuple[Section, int]]:
         """Every section of a task and its offset."""
         return self.index(task).sections(self._starts[task])
 
-    def read(self, task: str, section: Section, offset: int) -> bytes:
+    def read(self, task: str | None, section: Section, offset: int) -> bytes:
         """The bytes of a section of a task."""
-        what = f"task {task!r}, {self.describe(section)}"
+        if self._pinned and task not in self._verified:
+            self._verify_group(task)
+        what = f"{called(task)}, {self.describe(section)}"
         return self.container.read(offset, section.length, section.crc, what)
 
     def describe(self, section: Section) -> str:
@@ -96,39 +130,72 @@ class Archive:
         name = section.parameter
         return f"parameter {name if isinstance(name, str) else self.root.base_model[name].name!r}"
 
+    @property
+    def base_model_digest(self) -> bytes:
+        """SHA-256 over the digests of the base model's parameters, in name order: its identity."""
+        digests = (parameter.sha256 for parameter in self.root.base_model)
+        return hashlib.sha256(b"".join(digests)).digest()
+
     def verify(self) -> None:
         """FormatError unless every checksum in the file holds."""
-        for task in self.tasks:
-            record = self.record(task)
-            start = self._starts[task]
-            digest = self.index(task).digest
-            self.container.verify(start, record.sections_length, digest, f"task {task!r}")
+        for task in self.groups:
+            self._verify_group(task)
             for section, offset in self.sections(task):
                 self.read(task, section, offset)
         self.gram()
 
+    def _verify_group(self, task: str | None) -> None:
+        """FormatError unless the sections of a group have the SHA-256 that its index says."""
+        length, digest = self.group(task).sections_length, self.index(task).digest
+        self.container.verify(self._starts[task], length, digest, called(task))
+        self._verified.add(task)
+
     def gram(self) -> list[list[float]] | None:
         """Inner products of all pairs of task vectors, tasks in order; None where there is one
         task only."""
+        lower = self._gram_triangle()
+        return mirrored(lower) if lower else None
+
+    def similarity(self) -> list[list[float]]:
+        """Cosines between the task vectors: row n has those of task n with tasks 0 to n. A task
+        that changed nothing has none but 0; empty where the file does not say."""
+        lower = self._gram_triangle() or [[1.0]] * (len(self.tasks) == 1)
+        scales = [row[-1] ** -0.5 if row[-1] > 0 else 0.0 for row in lower]
+        return [
+            [value * scale * other for value, other in zip(row, scales, strict=False)]
+            for row, scale in zip(lower, scales, strict=True)
+        ]
+
+    def _gram_triangle(self) -> list[list[float]]:
         root = self.root
         if not root.gram_length:
-            return None
+            return []
         data = self.container.read(
             root.gram_offset, root.gram_length, root.gram_crc, "similarity of tasks"
         )
-        flat = iter(struct.unpack(f"<{root.gram_length // 4}f", data))
-        lower = [[next(flat) for _ in range(row + 1)] for row in range(len(root.tasks))]
-        return [[lower[max(i, j)][min(i, j)] for j in range(len(lower))] for i in range(len(lower))]
+        flat = struct.unpack(f"<{root.gram_length // 4}f", data)
+        starts = [row * (row + 1) // 2 for row in range(len(root.tasks) + 1)]
+        lower = [list(flat[start:end]) for start, end in itertools.pairwise(starts)]
+        if not all(map(math.isfinite, flat)) or any(row[-1] < 0 for row in lower):
+            wanted = "expected finite numbers, and squared norms from 0"
+            raise FormatError(f"{self.path}: similarity of tasks: {wanted}")
+        return lower
 
-    def bytes_by_kind(self) -> Counter[str]:
-        """Bytes of the file by what they are for; they add up to its size."""
+    def bytes_by_kind(self, read_tasks: bool = True) -> Counter[str]:
+        """Bytes of the file by what they are for; they add up to its size. Without `read_tasks`,
+        which costs about a millisecond each, the tasks' sections are one kind."""
         kinds: Counter[str] = Counter()
+        if self.root.shared:
+            kinds["shared basis"] = self.root.shared.length
         for task in self.tasks:
             record = self.record(task)
+            kinds["task indexes"] += record.index_length
+            if not read_tasks:
+                kinds["sections"] += record.sections_length
+                continue
             for section, _ in self.sections(task):
                 for kind, length in _kinds(section):
                     kinds[kind] += length
-            kinds["task indexes"] += record.index_length
         kinds["similarity"] = self.root.gram_length
         kinds["root index"] = len(self.container.root)
         kinds["frame and padding"] = self.container.size - kinds.total()
@@ -137,6 +204,16 @@ class Archive:
     def close(self) -> None:
         """Closes the file."""
         self.container.close()
+
+
+def called(task: str | None) -> str:
+    """What messages call a group."""
+    return "shared basis" if task is None else f"task {task!r}"
+
+
+def mirrored(lower: list[list[float]]) -> list[list[float]]:
+    """A symmetric matrix from its lower triangle."""
+    return [row + [below[n] for below in lower[n + 1 :]] for n, row in enumerate(lower)]
 
 
 def _kinds(section: Section) -> Iterator[tuple[str, int]]:

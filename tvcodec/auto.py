@@ -9,22 +9,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tvcodec import codec, dense, lowrank, quantize, rotated
+from tvcodec import codec, dense, entropy, lowrank, quantize, rotated
 from tvcodec.index import Extent
 
 # A network forgives white noise in a weight matrix according to its size beside the weights
-# themselves: measured, the noise of ratio r to the base model's norm costs what a shrinkage of the
-# task vector by r / TOLERANCE would (text and vision encoders: 0.29 and 0.75; 0.4 suits both).
+# themselves: noise of ratio r to the base model's norm costs what shrinking the task vector by
+# r / TOLERANCE would (measured: 0.29 on a text encoder, 0.75 on a vision model).
 TOLERANCE = 0.6
-LOOKUP_ASPECT = 16  # rows per column from which a matrix is taken for a table of embeddings
 NOISE_CAP = 0.2  # noise beside the base model's norm that no choice may pass
+NOISE_FLOOR = 1 / 1200  # what noise costs at least, however small it is beside the weights
+FRONT_PRUNING = 4.0
 RUNS_LOG2 = range(3, 11)
-PRUNING = (1.5, 4.0)
+RECORD = 24  # bytes that one more part takes in an index
+PRUNING = (1.5, 4.0, 60.0)  # from "any gain" to "stands out of noise"
 SPECTRUM_SIDE = 8192  # no eigenproblem above this
+COARSEST_STEP = 4.0  # of codes in the rotated frame; beyond, the largest of a run is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,150 +45,203 @@ class Target:
     factor_step: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Parts, as meant and as stored, and the matrix that they add up to; `cost` in bits."""
+class Choice(NamedTuple):
+    """Parts, as meant and as stored, and the matrix [m, n] float32 that they add up to."""
 
     contents: tuple[codec.Content, ...]
     stored: tuple[codec.Stored, ...]
     values: Tensor | None
-    cost: float
+
+    @property
+    def bits(self) -> int:
+        return 8 * sum(len(data) for _, data in self.stored)
 
 
-def choose(
-    matrix: Tensor, base_norm: float, target: Target, seed: int, lookup: bool = False
-) -> Choice:
+class _Candidate(NamedTuple):
+    """Parts with what they do, in units of the matrix's energy: inner product with the matrix,
+    squared error; whether that error is white noise."""
+
+    contents: tuple[codec.Content, ...]
+    along: float
+    lost: float
+    white: bool = False
+
+
+NOTHING = Choice((), (), None)
+
+
+def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choice:
     """The best Choice for `matrix` [m, n] float32; no parts where nothing is worth its bits.
 
-    `base_norm` is the norm of the base model's weights in the same place. A `lookup` table is read
-    one row at a time, so that noise in it is never averaged out: it counts like any other error.
+    `base_norm` is the norm of the base model's weights in the same place.
     """
-    judge = _Judge(matrix, base_norm, target, lookup)
-    best = judge.nothing()
-    for contents, values in _candidates(matrix, judge, target, seed):
-        choice = judge.weigh(contents, values)
-        if choice.cost < best.cost:
-            best = choice
-    if sum(8 * len(data) for _, data in best.stored) > 16 * matrix.numel():
-        half = dense.Values(matrix.to(torch.float16))
-        return judge.weigh((half,), half.values.to(torch.float32))
-    return best
+    judge = _Judge(matrix, base_norm, target)
+    if not judge.energy:
+        return NOTHING
+    best, least = NOTHING, judge.slope * judge.energy
+    for candidate in _candidates(matrix, judge, target, seed):
+        contents = judge.corrected(candidate)
+        choice = Choice(contents, tuple(codec.store(content) for content in contents), None)
+        cost = judge.cost(choice.bits, candidate)
+        if cost < least:
+            best, least = choice, cost
+    if best.bits > 16 * matrix.numel():
+        plain = _two_bytes_each(matrix)
+        best = Choice((plain,), (codec.store(plain),), None)
+    if not best.contents:
+        return best
+    stored = tuple(codec.store(content, entropy.THOROUGH) for content in best.contents)
+    rows, columns = matrix.shape
+    values = codec.expand(best.contents, Extent(rows, columns, matrix.numel()), seed)
+    return Choice(best.contents, stored, values)
+
+
+def _two_bytes_each(matrix: Tensor) -> dense.Values | quantize.Stage:
+    """Float16 values; where they do not reach, codes of 16 bits."""
+    half = matrix.to(torch.float16)
+    if torch.isfinite(half).all():
+        return dense.Values(half)
+    return quantize.stage(matrix, float(matrix.abs().max()) / 32767, 0.5)
 
 
 class _Judge:
-    """Turns candidates for one matrix into choices with a cost."""
+    """What an error in one matrix costs."""
 
-    def __init__(self, matrix: Tensor, base_norm: float, target: Target, lookup: bool) -> None:
-        self.matrix = matrix
-        self.target = target
-        self.energy = float(matrix.square().sum(dtype=torch.float64))
-        self.slope = 6 / math.log(2) / target.step**2
+    def __init__(self, matrix: Tensor, base_norm: float, target: Target) -> None:
+        self.energy = squared_norm(matrix)
+        self.exponent = target.gain
+        self.step = target.step
+        self.slope = 6 / math.log(2) / self.step**2
         ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
-        by_function = target.metric == "function" and not lookup
-        self.noise_weight = min(1.0, (ratio / TOLERANCE) ** 2) if by_function else 1.0
-        self.noise_cap = (NOISE_CAP / ratio) ** 2 if by_function else math.inf
+        self.noise_weight = 1.0
+        self.noise_cap = math.inf
+        if target.metric == "function" and ratio:
+            self.noise_weight = min(1.0, max((ratio / TOLERANCE) ** 2, NOISE_FLOOR))
+            self.noise_cap = (NOISE_CAP / ratio) ** 2
 
-    def nothing(self) -> Choice:
-        return Choice((), (), None, self.slope * self.energy)
+    def cost(self, bits: float, candidate: _Candidate) -> float:
+        """The Lagrangian of a candidate, after its correction."""
+        factor = self._factor(candidate)
+        gain = factor * candidate.along
+        power = 2 * candidate.along - 1 + candidate.lost
+        noise = max(factor**2 * (power - candidate.along**2), 0.0)
+        weight = self.noise_weight if candidate.white else 1.0
+        return bits + self.slope * self.energy * ((1 - gain) ** 2 + weight * noise)
 
-    def distortion(self, gain: float, noise: float, weight: float) -> float:
-        """Of a reconstruction with `gain` along the matrix and noise energy relative to it."""
-        return self.energy * ((1 - gain) ** 2 + weight * noise)
+    def corrected(self, candidate: _Candidate) -> tuple[codec.Content, ...]:
+        """The candidate's parts, scaled by (1 / gain) to the power asked for."""
+        factor = self._factor(candidate)
+        return tuple(codec.scaled(content, factor) for content in candidate.contents)
 
-    def weigh(self, contents: tuple[codec.Content, ...], values: Tensor) -> Choice:
-        white = isinstance(contents[-1], rotated.Largest | rotated.Uniform)
-        weight = self.noise_weight if white else 1.0
-        stored = tuple(codec.store(content) for content in contents)
-        bits = 8 * sum(len(data) for _, data in stored)
-        along = float(torch.sum(values * self.matrix, dtype=torch.float64)) / self.energy
-        power = float(values.square().sum(dtype=torch.float64)) / self.energy
-        factor = 1.0 if along <= 0 else float(along**-self.target.gain)
-        gain, noise = factor * along, factor**2 * (power - along**2)
-        cost = bits + self.slope * self.distortion(gain, noise, weight)
-        if factor != 1:
-            contents = tuple(_scaled(content, factor) for content in contents)
-            stored = tuple(codec.store(content) for content in contents)
-            values = values * factor
-        return Choice(contents, stored, values, cost)
+    def _factor(self, candidate: _Candidate) -> float:
+        if candidate.white or not self.exponent or candidate.along <= 0:
+            return 1.0
+        return float(candidate.along**-self.exponent)
 
 
-def _candidates(
-    matrix: Tensor, judge: _Judge, target: Target, seed: int
-) -> Iterator[tuple[tuple[codec.Content, ...], Tensor]]:
-    extent = Extent(*matrix.shape, matrix.numel())
-    for contents in _shrinking(matrix, target):
-        yield contents, codec.expand(contents, extent, seed)
-    if target.metric == "function":
-        for contents in _unbiased(matrix, judge, target, seed):
-            yield contents, codec.expand(contents, extent, seed)
+def squared_norm(values: Tensor) -> float:
+    """Of float32 values of any shape."""
+    flat = values.reshape(-1)
+    return float(torch.dot(flat, flat))
 
 
-def _shrinking(matrix: Tensor, target: Target) -> Iterator[tuple[codec.Content, ...]]:
+def _candidates(matrix: Tensor, judge: _Judge, target: Target, seed: int) -> Iterator[_Candidate]:
+    steps = [judge.step, target.factor_step or judge.step]
+    known = None
+    if 1 < min(matrix.shape) <= SPECTRUM_SIDE:
+        rows, columns = matrix.shape
+        floor = lowrank.component_floor((rows, columns), min(steps), min(PRUNING))
+        known = lowrank.spectrum(matrix, floor)
+    yield from _shrinking(matrix, known, judge.energy, judge.step)
+    if judge.noise_weight < 1:
+        yield from _unbiased(matrix, known, judge, target, seed)
+
+
+def _shrinking(
+    matrix: Tensor, known: lowrank.Spectrum | None, energy: float, step: float
+) -> Iterator[_Candidate]:
     """Low rank and one step for everything: dense codes, factors, factors and a residual."""
     offset = quantize.DEAD_ZONE
-    yield (quantize.stage(matrix, target.step, offset),)
-    if min(matrix.shape) < 2 or min(matrix.shape) > SPECTRUM_SIDE:
+    stage = quantize.stage(matrix, step, offset)
+    if stage.scale:
+        captured = stage.scale**2 * squared_norm(stage.codes.to(torch.float32)) / energy
+        yield _Candidate((stage,), captured, 1 - captured)
+    if known is None:
         return
-    floor = lowrank.component_floor(matrix.shape, target.step, min(PRUNING))
-    known = lowrank.spectrum(matrix, floor)
+    ranks = set()
     for pruning in PRUNING:
-        factors = lowrank.quantised_factors(matrix, known, target.step, pruning, offset)
-        if factors is None:
+        factors = lowrank.quantised_factors(matrix, known, step, pruning, offset)
+        if factors is None or len(factors.scales) in ranks:
             continue
-        yield (factors,)
-        residual = quantize.stage(matrix - factors.values(), target.step, offset)
-        if residual.scale:
-            yield factors, residual
+        ranks.add(len(factors.scales))
+        yield from _with_residual(matrix, factors, energy, step)
+
+
+def _with_residual(
+    matrix: Tensor, factors: lowrank.Factors, energy: float, step: float
+) -> Iterator[_Candidate]:
+    groups = _cheapest_split(factors)
+    residual = factors.add_to(matrix.clone(), -1.0)
+    lost = squared_norm(residual) / energy
+    # least-squares scales leave a residual orthogonal to what they scale
+    yield _Candidate(groups, 1 - lost, lost)
+    stage = quantize.stage(residual, step, quantize.DEAD_ZONE)
+    del residual
+    if stage.scale:
+        lost -= stage.scale**2 * squared_norm(stage.codes.to(torch.float32)) / energy
+        yield _Candidate((*groups, stage), 1 - lost, lost)
+
+
+def _cheapest_split(factors: lowrank.Factors) -> tuple[lowrank.Factors, ...]:
+    """One part, or several by the size of their codes: whichever takes fewer bytes."""
+    groups = factors.split()
+    if len(groups) > 1:
+        together = len(codec.store(factors)[1])
+        apart = sum(len(codec.store(group)[1]) + RECORD for group in groups[1:])
+        if together <= apart + len(codec.store(groups[0])[1]):
+            return (factors,)
+    return groups
 
 
 def _unbiased(
-    matrix: Tensor, judge: _Judge, target: Target, seed: int
-) -> Iterator[tuple[codec.Content, ...]]:
+    matrix: Tensor, known: lowrank.Spectrum | None, judge: _Judge, target: Target, seed: int
+) -> Iterator[_Candidate]:
     """Rotated coding at the best of its rates, alone or behind strong factors."""
     front: tuple[codec.Content, ...] = ()
-    if target.factor_step and 1 < min(matrix.shape) <= SPECTRUM_SIDE:
-        floor = lowrank.component_floor(matrix.shape, target.factor_step, PRUNING[1])
-        known = lowrank.spectrum(matrix, floor)
+    if target.factor_step and known is not None:
         factors = lowrank.quantised_factors(
-            matrix, known, target.factor_step, PRUNING[1], quantize.DEAD_ZONE
+            matrix, known, target.factor_step, FRONT_PRUNING, quantize.DEAD_ZONE
         )
         if factors is not None:
-            front = (factors,)
-            matrix = matrix - factors.values()
+            front = _cheapest_split(factors)
+            matrix = factors.add_to(matrix.clone(), -1.0)
     flat = matrix.reshape(-1)
     coefficients = rotated.rotate(flat, seed, rotated.best_block_log2(flat.numel()))
-    if not coefficients.any():
+    share = squared_norm(coefficients) / judge.energy
+    if not share:
         return
-    part = _best_largest(coefficients, judge)
-    if part is not None:
-        yield *front, part
-    rms = float(coefficients.square().mean().sqrt())
-    step = target.step / math.sqrt(judge.noise_weight) / rms
-    if step < 4:
-        for scale in (1.0, 0.7):
-            part_uniform = rotated.keep_uniform(coefficients, step * scale, quantize.DEAD_ZONE)
-            if part_uniform.gain:
-                yield *front, part_uniform
+    best = _best_largest(coefficients, share, judge)
+    if best is not None:
+        yield best._replace(contents=(*front, *best.contents))
+    rms = math.sqrt(share * judge.energy / coefficients.numel())
+    step = judge.step / math.sqrt(judge.noise_weight) / rms
+    if step < COARSEST_STEP:
+        uniform = rotated.keep_uniform(coefficients, step, quantize.DEAD_ZONE)
+        noise = squared_norm(uniform.coefficients()) / judge.energy - share
+        if uniform.gain and noise <= judge.noise_cap:
+            yield _Candidate((*front, uniform), 1.0, noise, white=True)
 
 
-def _best_largest(coefficients: Tensor, judge: _Judge) -> rotated.Largest | None:
+def _best_largest(coefficients: Tensor, share: float, judge: _Judge) -> _Candidate | None:
     """The run length with the least cost; rates are fixed, so nothing needs to be packed."""
-    energy = float(coefficients.square().sum(dtype=torch.float64))
     best, least = None, math.inf
     for run_log2 in RUNS_LOG2:
         if 1 << run_log2 > coefficients.shape[1]:
             break
         part = rotated.keep_largest(coefficients, run_log2)
-        noise = float(part.coefficients().square().sum(dtype=torch.float64)) / energy - 1
-        noise *= energy / judge.energy
-        bits = part.codes.numel() * (run_log2 + 1)
-        cost = bits + judge.slope * judge.distortion(1.0, noise, judge.noise_weight)
+        noise = part.squared_norm() / judge.energy - share
+        candidate = _Candidate((part,), 1.0, noise, white=True)
+        cost = judge.cost(part.codes.numel() * (run_log2 + 1), candidate)
         if cost < least and noise <= judge.noise_cap:
-            best, least = part, cost
+            best, least = candidate, cost
     return best
-
-
-def _scaled(content: codec.Content, factor: float) -> codec.Content:
-    if isinstance(content, dense.Exact):
-        raise TypeError("exact differences cannot be scaled")
-    return content.scaled(factor)

@@ -6,13 +6,14 @@ and an object in a maths module (what they mean). `store` and `load` mirror case
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tvcodec import dense, entropy, index, lowrank, quantize, rotated
+from tvcodec import basis, dense, entropy, index, lowrank, quantize, rotated
 from tvcodec.errors import FormatError
 from tvcodec.index import (
     ELEMENTS,
@@ -31,19 +32,23 @@ Content = (
     | rotated.Largest
     | rotated.Uniform
     | quantize.Stage
+    | quantize.Grouped
     | dense.Values
+    | basis.Coefficients
     | dense.Exact
 )
 Stored = tuple[Part, bytes]
 
+TABLES_WEIGH = 1 << 16  # symbols up to which zstd's code tables are a visible part of a stream
+WIDER_ALPHABETS = (5, 7, 17)  # the least odd ones of which 3, 2 and 1 symbols fit a byte
 
-def store(content: Content) -> Stored:
-    """The record and the section bytes of one part."""
+
+def store(content: Content, level: int = entropy.FAST) -> Stored:
+    """The record and the section bytes of one part, its codes compressed at a zstd `level`."""
     match content:
         case lowrank.Factors():
-            (left, right, scales), data = _store_all(
-                content.left.T, content.right.T, content.scales
-            )
+            numbers = content.left.T, content.right.T, content.scales
+            (left, right, scales), data = _store_all(numbers, level)
             return index.Factors(len(content.scales), left, right, scales), data
         case rotated.Largest():
             codes, code_bytes = store_bits(content.codes, content.run_log2 + 1)
@@ -53,14 +58,21 @@ def store(content: Content) -> Stored:
             )
             return largest, scale_bytes + code_bytes
         case rotated.Uniform():
-            (scales, codes), data = _store_all(content.scales, content.codes)
+            (scales, codes), data = _store_all((content.scales, content.codes), level)
             return index.RotatedUniform(content.block_log2, content.gain, scales, codes), data
         case quantize.Stage():
-            codes, data = store_stream(content.codes)
+            codes, data = store_stream(content.codes, level)
             return index.Stage(content.scale, codes), data
+        case quantize.Grouped():
+            (scales, minimums), data = _store_all((content.scales, content.minimums), level)
+            codes, code_bytes = store_symbols(content.codes, content.alphabet)
+            return index.GroupedStage(content.group, scales, minimums, codes), data + code_bytes
         case dense.Values():
             values, data = store_stream(content.values)
             return index.Values(values), data
+        case basis.Coefficients():
+            coefficients, data = store_stream(content.values)
+            return index.Coefficients(coefficients), data
         case dense.Exact():
             differences, data = store_integers(content.differences)
             return index.Exact(differences), data
@@ -77,52 +89,82 @@ class Section:
         data, self._data = self._data[: stream.length], self._data[stream.length :]
         return load_stream(stream, data, count)
 
+    def symbols(self, stream: Stream, count: int) -> Tensor:
+        """The next stream's `count` symbols as they are, uint8."""
+        data, self._data = self._data[: stream.length], self._data[stream.length :]
+        return load_symbols(stream, data, count)
 
-def load(part: Part, section: Section, extent: Extent) -> Content:
-    """The part that `store` made, from the next streams of `section`; FormatError where the bytes
-    are not what the record says."""
+
+def load(part: Part, section: Section, extent: Extent, vectors: int = 0) -> Content:
+    """The part that `store` made, from the next streams of `section`; `vectors` is how many the
+    basis of the parameter has. FormatError where the bytes are not what the record says."""
     match part:
         case index.Factors():
             left = section.take(part.left, part.rank * extent.rows).view(part.rank, -1)
             right = section.take(part.right, part.rank * extent.columns).view(part.rank, -1)
-            scales = _finite(section.take(part.scales, part.rank)).to(torch.float32)
+            scales = section.take(part.scales, part.rank).to(torch.float32)
             return lowrank.Factors(left.T, right.T, scales)
         case index.RotatedLargest():
             blocks = -(-extent.count >> part.block_log2)
-            scales = _finite(section.take(part.scales, blocks))
+            scales = section.take(part.scales, blocks)
             codes = section.take(part.codes, blocks << part.block_log2 - part.run_log2)
             return rotated.Largest(codes, scales, part.gain, part.block_log2, part.run_log2)
         case index.RotatedUniform():
             blocks = -(-extent.count >> part.block_log2)
-            scales = _finite(section.take(part.scales, blocks))
+            scales = section.take(part.scales, blocks)
             codes = section.take(part.codes, blocks << part.block_log2).view(blocks, -1)
             return rotated.Uniform(codes, scales, part.gain, part.block_log2)
         case index.Stage():
             return quantize.Stage(section.take(part.codes, extent.count), part.scale)
+        case index.GroupedStage():
+            groups = -(-extent.count // part.group) if part.group else 1
+            scales = section.take(part.scales, groups)
+            minimums = section.take(part.minimums, groups)
+            symbols = section.symbols(part.codes, extent.count)
+            return quantize.Grouped(symbols, scales, minimums, part.group, part.codes.size)
         case index.Values():
-            return dense.Values(_finite(section.take(part.values, extent.count)))
+            return dense.Values(section.take(part.values, extent.count))
+        case index.Coefficients():
+            return basis.Coefficients(section.take(part.coefficients, vectors))
         case index.Exact():
             return dense.Exact(section.take(part.differences, extent.count))
-    raise FormatError(f"a part of kind {part.kind} is not decoded by this program")
 
 
-def store_stream(numbers: Tensor) -> tuple[Stream, bytes]:
-    """Floats (float16, float32) as they are, integers (int32) as symbols where 256 suffice."""
+def store_stream(numbers: Tensor, level: int = entropy.FAST) -> tuple[Stream, bytes]:
+    """Floats (float16, float32) as they are, integers as symbols where 255 suffice."""
     if numbers.is_floating_point():
         kind = FLOAT16 if numbers.dtype == torch.float16 else FLOAT32
         return _stream(kind, entropy.pack_planes(_host(numbers)))
-    largest = int(numbers.abs().max()) if numbers.numel() else 0
+    least, most = (int(end) for end in torch.aminmax(numbers)) if numbers.numel() else (0, 0)
+    largest = max(-least, most)
     if largest > 127:
-        return store_integers(numbers.to(torch.int16) if largest < 1 << 15 else numbers)
-    alphabet = max(2 * largest + 1, 2)
-    symbols = _host((numbers + largest).to(torch.uint8))
-    return _stream(SYMBOLS, entropy.pack_symbols(symbols, alphabet), alphabet)
+        return store_integers(numbers)
+    symbols = _host((numbers.to(torch.int8) + largest).view(torch.uint8))  # wraps into place
+    streams = _symbol_streams(symbols, largest, level)
+    return min(streams, key=lambda stored: len(stored[1]))
+
+
+def _symbol_streams(
+    symbols: entropy.Bytes, largest: int, level: int
+) -> Iterator[tuple[Stream, bytes]]:
+    """The symbols in their own alphabet and, where zstd's tables weigh, in wider ones: fewer
+    symbols per byte make a longer stream but a shorter table."""
+    own = max(2 * largest + 1, 3)
+    wider = WIDER_ALPHABETS if symbols.size < TABLES_WEIGH else ()
+    for alphabet in (own, *(size for size in wider if size > own)):
+        centred = symbols + np.uint8((alphabet - 1) // 2 - largest)
+        yield _stream(SYMBOLS, entropy.pack_symbols(centred, alphabet), alphabet, level)
+
+
+def store_symbols(symbols: Tensor, alphabet: int) -> tuple[Stream, bytes]:
+    """Symbols below `alphabet`, uint8, as they are."""
+    return _stream(SYMBOLS, entropy.pack_symbols(_host(symbols), alphabet), alphabet)
 
 
 def store_integers(numbers: Tensor) -> tuple[Stream, bytes]:
     """Signed integers of any width as zigzag byte planes."""
-    folded = entropy.zigzag(_host(numbers))
-    return _stream(INTEGERS, entropy.pack_planes(folded), folded.dtype.itemsize)
+    packed = entropy.pack_planes(_host(numbers), fold=True)
+    return _stream(INTEGERS, packed, numbers.element_size())
 
 
 def store_bits(numbers: Tensor, bits: int) -> tuple[Stream, bytes]:
@@ -133,72 +175,108 @@ def store_bits(numbers: Tensor, bits: int) -> tuple[Stream, bytes]:
 def store_elements(tensor: Tensor) -> tuple[Stream, bytes]:
     """The values of a tensor of any dtype, bit for bit."""
     width = tensor.element_size()
-    opaque = tensor.contiguous().view(torch.uint8).cpu().numpy().reshape(-1).view(f"<u{width}")
+    opaque = _host(tensor.contiguous().view(-1).view(torch.uint8)).view(f"<u{width}")
     return _stream(ELEMENTS, entropy.pack_planes(opaque), width)
 
 
 def load_stream(stream: Stream, data: memoryview, count: int) -> Tensor:
-    """The `count` numbers of a stream, flat: floats as stored, symbols and integers signed (int32
-    or wider), unsigned ones as int64."""
-    packed = entropy.decompress(bytes(data), stream.packed(count))
+    """The `count` numbers of a stream, flat: floats as stored, symbols as codes, integers signed,
+    unsigned ones as int64."""
+    if stream.kind == SYMBOLS:
+        symbols = load_symbols(stream, data, count)
+        if stream.size == 256:
+            return symbols.to(torch.int16).sub_(127)
+        return symbols.view(torch.int8).sub_((stream.size - 1) // 2)  # wraps into place
+    packed = entropy.decompress(data, stream.packed(count))
     match stream.kind:
         case index.FLOAT16 | index.FLOAT32:
             floats = np.float16 if stream.kind == FLOAT16 else np.float32
-            return torch.from_numpy(entropy.unpack_planes(packed, floats).copy())
-        case index.SYMBOLS:
-            symbols = torch.from_numpy(entropy.unpack_symbols(packed, stream.size, count).copy())
-            return symbols.to(torch.int32) - (stream.size - 1) // 2
+            return _finite(torch.from_numpy(entropy.unpack_planes(packed, floats)))
         case index.UNSIGNED:
             return torch.from_numpy(
                 entropy.unpack_bits(packed, stream.size, count).astype(np.int64)
             )
         case index.INTEGERS:
-            folded = entropy.unpack_planes(packed, f"<u{stream.size}")
-            return torch.from_numpy(entropy.unzigzag(folded))
+            signed = f"i{stream.size}"
+            return torch.from_numpy(entropy.unpack_planes(packed, signed, fold=True))
     raise FormatError(f"a stream of kind {stream.kind} holds no numbers")
+
+
+def load_symbols(stream: Stream, data: memoryview, count: int) -> Tensor:
+    """The symbols that `store_symbols` stored."""
+    packed = entropy.decompress(data, stream.packed(count))
+    return torch.from_numpy(entropy.unpack_symbols(packed, stream.size, count).copy())
 
 
 def load_elements(
     stream: Stream, data: memoryview, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
     """The tensor that `store_elements` stored."""
-    count = int(np.prod(shape, dtype=object))
-    packed = entropy.decompress(bytes(data), stream.packed(count))
-    opaque = entropy.unpack_planes(packed, f"<u{stream.size}").view(np.uint8)
-    return torch.from_numpy(opaque.copy()).view(dtype).view(shape)
+    count = math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    packed = entropy.decompress(data, stream.packed(count))
+    opaque = entropy.unpack_planes(packed, f"u{stream.size}").view(np.uint8)
+    if dtype == torch.bool and opaque.max() > 1:
+        raise FormatError(f"a truth value is stored as {opaque.max()}, 0 or 1 expected")
+    return torch.from_numpy(opaque).view(dtype).view(shape)
 
 
-def expand(contents: Iterable[Content], extent: Extent, seed: int) -> Tensor:
-    """The sum of parts, float32 [rows, columns]; one inverse rotation for all rotated parts of a
-    block size, so that a merge of many tasks costs no more of them than one task does."""
-    total = torch.zeros(extent.rows, extent.columns)
+def expand(
+    contents: Iterable[Content], extent: Extent, seed: int, kept: Tensor | None = None
+) -> Tensor:
+    """The sum of parts, float32 [rows, columns]; under a mask of entries, which keeps the flat
+    positions `kept`, it is flat, and factors are those of the whole.
+
+    One inverse rotation serves all rotated parts of a block size, so that a merge of many tasks
+    costs no more of them than one task does.
+    """
+    total = torch.zeros(extent.count)
+    matrix = total.view(extent.rows, extent.columns) if kept is None else None
     frames: dict[int, Tensor] = {}
     for content in contents:
         match content:
             case lowrank.Factors():
-                content.add_to(total)
+                if matrix is None:
+                    matrix = torch.zeros(extent.rows, extent.columns)
+                content.add_to(matrix)
             case quantize.Stage():
-                total.view(-1).add_(content.codes.view(-1), alpha=content.scale)
+                total.add_(content.codes.view(-1), alpha=content.scale)
+            case quantize.Grouped():
+                total.add_(content.values().view(-1))
             case dense.Values():
-                total.view(-1).add_(content.values.view(-1))
+                total.add_(content.values.view(-1))
             case rotated.Largest() | rotated.Uniform():
                 coefficients = content.coefficients()
                 held = frames.get(content.block_log2)
-                frames[content.block_log2] = coefficients if held is None else held + coefficients
-            case dense.Exact():
-                raise TypeError("exact differences need the base model")
+                frames[content.block_log2] = (
+                    coefficients if held is None else held.add_(coefficients)
+                )
+            case basis.Coefficients() | dense.Exact():
+                raise TypeError(f"{type(content).__name__}: need more than the parts themselves")
     for frame in frames.values():
-        total.view(-1).add_(rotated.unrotate(frame, seed, extent.count))
-    return total
+        total.add_(rotated.unrotate(frame, seed, extent.count))
+    if matrix is None or kept is None:
+        return total if matrix is None else matrix
+    return total.add_(matrix.view(-1)[kept])
 
 
-def _store_all(*numbers: Tensor) -> tuple[list[Stream], bytes]:
-    stored = [store_stream(one) for one in numbers]
+def scaled(content: Content, factor: float) -> Content:
+    """The part times `factor`; TypeError for exact differences, which have no multiple."""
+    if isinstance(content, dense.Exact):
+        raise TypeError("exact differences need the base model")
+    return content if factor == 1 else content.scaled(factor)
+
+
+def _store_all(numbers: Sequence[Tensor], level: int) -> tuple[list[Stream], bytes]:
+    stored = [store_stream(one, level) for one in numbers]
     return [stream for stream, _ in stored], b"".join(data for _, data in stored)
 
 
-def _stream(kind: int, packed: entropy.Bytes, size: int = 0) -> tuple[Stream, bytes]:
-    data = entropy.compress(packed)
+def _stream(
+    kind: int, packed: entropy.Bytes, size: int = 0, level: int = entropy.FAST
+) -> tuple[Stream, bytes]:
+    data = entropy.compress(packed, level)
     return Stream(kind, len(data), size), data
 
 

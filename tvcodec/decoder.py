@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from tvcodec import dense
-from tvcodec.archive import Archive
+from tvcodec.archive import Archive, mirrored
 from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import TORCH_DTYPES, CheckpointSource, open_checkpoint
 from tvcodec.errors import CheckpointError, TvqError
-from tvcodec.index import DTYPES
+from tvcodec.fine_tune import FineTune
 from tvcodec.merge import weights as merge_weights
 from tvcodec.model import Model
-from tvcodec.stored_task import Parts, StoredTask, merged, task_vector
+from tvcodec.parts import Parts, weighted_sum
+from tvcodec.stored_task import SharedBasis, StoredTask
 
 
 class Bank:
@@ -32,6 +33,7 @@ class Bank:
     def __init__(self, path: str | os.PathLike[str], *, expected_root: str | None = None) -> None:
         self.archive = Archive(path, expected_root=expected_root)
         self._tasks: dict[str, StoredTask] = {}
+        self._shared: SharedBasis | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -43,25 +45,28 @@ class Bank:
         """The digest that identifies the file's whole content, hexadecimal."""
         return self.archive.container.root_digest.hex()
 
-    def task_vector(self, task: str, base_model: CheckpointSource | None = None) -> Model:
-        """The task vector of a fine-tune: float32 tensors for all parameters that changed.
+    def task_vector(
+        self, task: str, base_model: CheckpointSource | None = None, parameters: str | None = None
+    ) -> Model:
+        """The task vector of a fine-tune: float32 tensors for all parameters that changed, or for
+        those among them that `parameters` matches, as for `decode`.
 
         `base_model` is needed for parameters that are stored bit-exact; without it, reading one
         raises TvqError.
         """
         stored = self._task(task)
         base = None if base_model is None else self._base(base_model)
-        parameters = self.archive.root.base_model
         shapes = {
             parameter.name: ("float32", parameter.dims)
-            for number, parameter in enumerate(parameters)
+            for number, parameter in enumerate(self.archive.root.base_model)
             if stored.changed(number)
         }
-        return Model(
+        model = Model(
             shapes,
             lambda name: self._tau([(1.0, stored)], self.archive.numbers[name], base),
             {"tvcodec.task_vector": task},
         )
+        return _matching(model, task, parameters)
 
     def decode(
         self, task: str, base_model: CheckpointSource, parameters: str | None = None
@@ -69,22 +74,10 @@ class Bank:
         """The fine-tune itself, in its own dtypes. `parameters` is a glob of names that restricts
         it to a part; TvqError where it matches none."""
         stored, base = self._task(task), self._base(base_model)
-        shapes = self._fine_tune_shapes(stored, base)
-        model = Model(
-            shapes,
-            lambda name: self._restore(stored, base, name),
-            {"tvcodec.task": task},
-            base.directory,
-        )
-        if parameters is None:
-            return model
-        names = [name for name in model if fnmatchcase(name, parameters)]
-        if not names:
-            raise TvqError(
-                f"no parameter of task {task!r} matches {parameters!r}",
-                hint="tvcodec info --parameters lists them",
-            )
-        return model.subset(names)
+        fine_tune = FineTune(stored, self._basis(), base)
+        metadata = {"tvcodec.task": task}
+        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory)
+        return _matching(model, task, parameters)
 
     def merge(
         self,
@@ -99,8 +92,8 @@ class Bank:
 
         `weights` are task -> number, "uniform" (1 / N), the path of a performance file {task:
         accuracy} (softmax of accuracy / temperature), or "cars=0.4,dtd=0.6". `tasks` takes a
-        subset. Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes, extra
-        rows and integers stay the base model's.
+        subset. Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes,
+        extra rows and integers stay the base model's.
         """
         chosen = list(dict.fromkeys(tasks or self.tasks))
         stored = {task: self._task(task) for task in chosen}
@@ -109,6 +102,7 @@ class Bank:
         else:
             given = merge_weights.checked(weights, chosen)
         base = self._base(base_model)
+        given = dict(sorted(given.items()))
         weighted = [(scaling * weight, stored[task]) for task, weight in given.items() if weight]
         metadata = {
             "tvcodec.merge": "weighted",
@@ -119,17 +113,16 @@ class Bank:
         def compute(name: str) -> Tensor:
             number = self.archive.numbers[name]
             original = base.tensor(number)
-            if not original.is_floating_point():
+            if not any(task.changed(number) for _, task in weighted):
                 return original
-            total = self._tau(weighted, number, base)
-            return total.add_(original).to(original.dtype)
+            return dense.fine_tune(original, self._tau(weighted, number, base), original.dtype)
 
         shapes = {p.name: (p.dtype, p.dims) for p in self.archive.root.base_model}
         return Model(shapes, compute, metadata, base.directory)
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
-        one at a time. The module must have the names and shapes of the fine-tune (CheckpointError)."""
+        one at a time. CheckpointError unless the module has its names and shapes."""
         decoded = self.decode(task, base_model)
         live = dict(model.state_dict(keep_vars=True))
         for name in decoded:
@@ -145,15 +138,7 @@ class Bank:
 
     def similarity(self) -> list[list[float]]:
         """Cosines between the task vectors, tasks in order, from what the file says of them."""
-        gram = self.archive.gram() or [[1.0]]
-        norms = [gram[n][n] ** 0.5 for n in range(len(gram))]
-        return [
-            [
-                value / (norms[i] * norms[j]) if norms[i] * norms[j] else 0.0
-                for j, value in enumerate(row)
-            ]
-            for i, row in enumerate(gram)
-        ]
+        return mirrored(self.archive.similarity())
 
     def close(self) -> None:
         """Closes the file; what was read stays."""
@@ -176,85 +161,53 @@ class Bank:
     def _base(self, source: CheckpointSource) -> BaseModel:
         return BaseModel(self.archive, open_checkpoint(source))
 
+    def _basis(self) -> SharedBasis:
+        if self._shared is None:
+            self._shared = SharedBasis(self.archive)
+        return self._shared
+
     def _tau(
         self, weighted: Sequence[tuple[float, StoredTask]], number: int, base: BaseModel | None
     ) -> Tensor:
         """The weighted sum of task vectors of one parameter, float32."""
-        shape = self.archive.root.base_model[number].dims
-        stored: list[tuple[float, Parts]] = []
-        exact: list[tuple[float, StoredTask, dense.Exact]] = []
+        parameter = self.archive.root.base_model[number]
+        stored: dict[int, list[tuple[float, Parts]]] = {}
+        total = torch.zeros(parameter.extent.rows, parameter.extent.columns)
         for weight, task in weighted:
             parts = task.parts(number)
-            if parts is None:
-                continue
-            if parts.exact is None:
-                stored.append((weight, parts))
-            else:
-                exact.append((weight, task, parts.exact))
-        total = merged(stored, shape, self._seed(weighted, number))
-        for weight, task, difference in exact:
-            if base is None:
-                name = self.archive.root.base_model[number].name
-                raise TvqError(
-                    f"task {task.name!r}: parameter {name!r} is stored as a difference of bits,"
-                    " which needs the base model",
-                    hint="give --base-model",
-                )
-            original = base.tensor(number)
-            restored = _restore_exact(original, difference, task.dtype(number))
-            total.add_(restored.to(torch.float32).sub_(original), alpha=weight)
-        return total
+            if parts is not None and parts.exact is not None:
+                tau = self._exact_tau(task, number, parts.exact, base)
+                total.add_(tau.view(total.shape), alpha=weight)
+            elif parts is not None:
+                # tasks may tie a parameter to another one, whose frame its parts are then in
+                stored.setdefault(task.stored_as(number), []).append((weight, parts))
+        for of, tied in stored.items():
+            total += weighted_sum(tied, parameter.extent, of, self._basis().of(of))
+        return total.view(parameter.dims)
 
-    def _seed(self, weighted: Sequence[tuple[float, StoredTask]], number: int) -> int:
-        """Tied weights are stored under another number, whose frame is theirs."""
-        for _, task in weighted:
-            return task.aliases.get(number, number)
-        return number
-
-    def _fine_tune_shapes(
-        self, stored: StoredTask, base: BaseModel
-    ) -> dict[str, tuple[str, tuple[int, ...]]]:
-        shapes = {}
-        for number, parameter in enumerate(self.archive.root.base_model):
-            if number in stored.missing:
-                continue
-            kept = stored.replaced(number)
-            if kept is not None:
-                shapes[parameter.name] = (kept.dtype, kept.dims)
-                continue
-            dims = parameter.dims
-            extra = stored.extra_rows(number)
-            if extra:
-                dims = (dims[0] + extra, *dims[1:])
-            shapes[parameter.name] = (stored.dtype(number), dims)
-        for added in stored.index.added:
-            shapes[str(added.parameter)] = (added.dtype, added.dims)
-        return dict(sorted(shapes.items()))
-
-    def _restore(self, stored: StoredTask, base: BaseModel, name: str) -> Tensor:
-        number = self.archive.numbers.get(name)
-        if number is None:
-            record = next(item for item in stored.index.added if item.parameter == name)
-            return stored.whole(record)
-        kept = stored.replaced(number)
-        if kept is not None:
-            return stored.whole(kept)
+    def _exact_tau(
+        self, task: StoredTask, number: int, exact: dense.Exact, base: BaseModel | None
+    ) -> Tensor:
+        if base is None:
+            name = self.archive.root.base_model[number].name
+            raise TvqError(
+                f"task {task.name!r}: parameter {name!r} is stored as a difference of bits,"
+                " which needs the base model",
+                hint="give --base-model",
+            )
         original = base.tensor(number)
-        tensor = self._restore_values(stored, number, original)
-        rows = stored.rows(stored.aliases.get(number, number))
-        return tensor if rows is None else torch.cat([tensor, rows])
-
-    def _restore_values(self, stored: StoredTask, number: int, original: Tensor) -> Tensor:
-        dtype = TORCH_DTYPES[stored.dtype(stored.aliases.get(number, number))]
-        parts = stored.parts(number)
-        if parts is None:
-            return original.to(dtype)
-        if parts.exact is not None:
-            return _restore_exact(original, parts.exact, str(dtype).removeprefix("torch."))
-        tau = task_vector(parts, tuple(original.shape), stored.aliases.get(number, number))
-        return tau.add_(original).to(dtype)
+        converted = dense.converted(original, TORCH_DTYPES[task.dtype(number)])
+        return dense.task_vector(dense.exact_restore(converted, exact), original)
 
 
-def _restore_exact(original: Tensor, exact: dense.Exact, dtype: str) -> Tensor:
-    assert dtype in DTYPES
-    return dense.exact_restore(original.to(TORCH_DTYPES[dtype]), exact)
+def _matching(model: Model, task: str, glob: str | None) -> Model:
+    """The parameters of a task whose names match, TvqError if none does; None matches all."""
+    if glob is None:
+        return model
+    names = [name for name in model if fnmatchcase(name, glob)]
+    if not names:
+        raise TvqError(
+            f"no parameter of task {task!r} matches {glob!r}",
+            hint="tvcodec info --parameters lists them",
+        )
+    return model.subset(names)

@@ -1,4 +1,4 @@
-"""Values that need no model: raw floats, and the integer differences of bit-exact storage."""
+"""Values that need no model: raw floats, integer differences of bits, sums and conversions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+PIECE = 1 << 18  # values turned at a time
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -17,8 +18,8 @@ class Values:
     values: Tensor
 
     def scaled(self, factor: float) -> Values:
-        """The same part times `factor`."""
-        return replace(self, values=(self.values * factor).to(self.values.dtype))
+        """The same part times `factor`, float32."""
+        return replace(self, values=self.values.to(torch.float32) * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +29,58 @@ class Exact:
     differences: Tensor
 
 
-def _ordered(tensor: Tensor) -> Tensor:
-    """Bit patterns of floats as integers that grow with the value; negative numbers are mirrored."""
-    bits = tensor.contiguous().view(_INTEGER[tensor.element_size()])
-    lowest = torch.iinfo(bits.dtype).min
-    return torch.where(bits < 0, lowest - bits - 1, bits)
+def _mirror(bits: Tensor) -> Tensor:
+    """Bit patterns of floats <-> integers that grow with the value, in place: the negative ones
+    have all bits but the sign flipped."""
+    flips = bits >> (8 * bits.element_size() - 1)
+    return bits.bitwise_xor_(flips.bitwise_and_(torch.iinfo(bits.dtype).max))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A copy of the bit patterns as flat integers."""
+    return tensor.reshape(-1).view(_INTEGER[tensor.element_size()]).clone()
 
 
 def exact_difference(fine_tune: Tensor, base: Tensor) -> Exact:
     """Differences that restore `fine_tune` bit for bit from `base`, both of one float dtype (NaN
     payloads, infinities, signed zeros and subnormals included)."""
-    return Exact(_ordered(fine_tune) - _ordered(base))
+    differences = _bits(fine_tune)
+    for start in range(0, len(differences), PIECE):
+        piece = differences[start : start + PIECE]
+        _mirror(piece).sub_(_mirror(_bits(base.reshape(-1)[start : start + PIECE])))
+    return Exact(differences.view(fine_tune.shape))
 
 
 def exact_restore(base: Tensor, exact: Exact) -> Tensor:
     """The fine-tune behind `exact_difference`, in the dtype and shape of `base`."""
-    ordered = _ordered(base) + exact.differences.view(base.shape)
-    lowest = torch.iinfo(ordered.dtype).min
-    return torch.where(ordered < 0, lowest - ordered - 1, ordered).view(base.dtype)
+    bits = _bits(base)
+    for start in range(0, len(bits), PIECE):
+        piece = bits[start : start + PIECE]
+        _mirror(_mirror(piece).add_(exact.differences.view(-1)[start : start + PIECE]))
+    return bits.view(base.dtype).view(base.shape)
+
+
+def task_vector(fine_tune: Tensor, base: Tensor) -> Tensor:
+    """fine_tune - base, float32, for float tensors of one shape; subtracted in float64 where either
+    has that dtype."""
+    wide = _wide(fine_tune.dtype, base.dtype)
+    return fine_tune.to(wide, copy=True).sub_(base).to(torch.float32)
+
+
+def fine_tune(base: Tensor, tau: Tensor, dtype: torch.dtype) -> Tensor:
+    """base + tau in `dtype`, for float tensors of one shape; added in float64 where that is the
+    dtype of the base or of the result, and else in float32."""
+    wide = _wide(base.dtype, dtype)
+    return converted(tau.to(wide, copy=True).add_(base), dtype)
+
+
+def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in another dtype of floats, rounded to nearest even; float64 goes by way of float32,
+    so that every machine rounds it alike."""
+    if tensor.dtype == torch.float64 and dtype != torch.float64:
+        tensor = tensor.to(torch.float32)
+    return tensor.to(dtype)
+
+
+def _wide(*dtypes: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in dtypes else torch.float32

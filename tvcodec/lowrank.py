@@ -7,6 +7,7 @@ along that direction, so one step is the equal-slope choice for factors and resi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from tvcodec.quantize import uniform_codes
 
+PEAKS = (7, 3, 2, 1)  # largest codes of which 1, 2, 2, 3 and 5 fit a byte
+LEAST_GROUP = 3  # components that a stream of their own pays for
+
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """sum_j scales[j] * outer(left[:, j], right[:, j]): left [m, r] and right [n, r] int32 codes or
-    float16 values, scales [r] float32."""
+    """sum_j scales[j] * outer(left[:, j], right[:, j]): left [m, r] and right [n, r] are integer
+    codes or float16 values, scales [r] float32."""
 
     left: Tensor
     right: Tensor
@@ -28,9 +32,30 @@ class Factors:
         """The matrix [m, n] float32."""
         return (self.left.to(torch.float32) * self.scales) @ self.right.to(torch.float32).T
 
-    def add_to(self, total: Tensor) -> None:
-        """Adds the matrix to `total` [m, n] float32, in place."""
-        total.addmm_(self.left.to(torch.float32) * self.scales, self.right.to(torch.float32).T)
+    def add_to(self, total: Tensor, factor: float = 1.0) -> Tensor:
+        """`total` [m, n] float32, to which the matrix times `factor` was added in place."""
+        left = self.left.to(torch.float32, copy=True).mul_(self.scales * factor)
+        return total.addmm_(left, self.right.to(torch.float32).T)
+
+    def split(self) -> tuple[Factors, ...]:
+        """The same sum as several: components whose codes are of one size together.
+
+        Weak components have codes of -1, 0 and 1 only; in one stream with the large codes of strong
+        ones they would take twice their entropy.
+        """
+        peaks = torch.maximum(self.left.abs().amax(0), self.right.abs().amax(0))
+        groups, start = [], 0
+        for peak in PEAKS:
+            inside = (peaks > peak).nonzero()
+            end = int(inside[-1]) + 1 if len(inside) else 0
+            if end - start >= LEAST_GROUP:
+                groups.append((start, end))
+                start = end
+        if start < len(peaks):
+            groups.append((start, len(peaks)))
+        return tuple(
+            Factors(self.left[:, a:b], self.right[:, a:b], self.scales[a:b]) for a, b in groups
+        )
 
     def scaled(self, factor: float) -> Factors:
         """The same part times `factor`."""
@@ -61,7 +86,7 @@ def spectrum(matrix: Tensor, floor: float) -> Spectrum:
 def component_floor(shape: tuple[int, int], step: float, pruning: float) -> float:
     """The singular value under which coding a component with `step` costs more than it gains:
     sigma^2 = pruning * (m + n) * step^2 / 12."""
-    return step * (pruning * sum(shape) / 12) ** 0.5
+    return step * math.sqrt(pruning * sum(shape) / 12)
 
 
 def quantised_factors(
@@ -85,8 +110,10 @@ def quantised_factors(
     seen = short.to(torch.float32) * step
     gram = seen.T @ seen
     gram.diagonal().mul_(1 + 1e-6)
-    fitted = torch.linalg.solve(gram, (tall @ seen).T).T
-    long = uniform_codes(fitted * sigma, step, offset)
+    solution, failed = torch.linalg.solve_ex(gram, seen.T)
+    if failed:  # squares so small that float32 has no room for them
+        return None
+    long = uniform_codes(tall @ (solution.T * sigma), step, offset)
     used = long.any(0)
     long, short = long[:, used], short[:, used]
     if not long.shape[1]:
@@ -100,5 +127,7 @@ def _fitted_scales(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
     a, b = left.to(torch.float32), right.to(torch.float32)
     system = ((a.T @ a) * (b.T @ b)).double()
     system.diagonal().mul_(1 + 1e-9)
-    wanted = (a * (matrix @ b)).sum(0).double()
-    return torch.linalg.solve(system, wanted).to(torch.float32)
+    del a
+    wanted = (matrix @ b).mul_(left).sum(0).double()
+    fitted: Tensor = torch.linalg.solve(system, wanted)
+    return fitted.to(torch.float32)

@@ -67,7 +67,7 @@ class Model(Mapping[str, Tensor]):
         """Writes a .safetensors file where `path` ends so, else a directory with shards, index and
         the base model's config and tokenizer files; either appears whole or not at all.
 
-        Raises TvqError where `path` exists and `force` is not set, and what reading a tensor raises.
+        Raises TvqError where `path` exists without `force`, and what reading a tensor raises.
         """
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
 

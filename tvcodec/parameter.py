@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,15 @@ from tvcodec.index import ROWS, Entry, Mask, Part, SmallMember, single
 from tvcodec.recipes import Recipe
 
 SMALL = 4096  # values up to which a parameter is coded finely, together with the other small ones
-SMALL_STEP = 0.5  # of the small parameters' own root mean square, at most
+SMALL_STEP = 0.75  # of the small parameters' own root mean square, at most
+SMALL_SHARE = 0.375  # of the recipe's step
 SYMBOL_MAX = 127
 EXACT_FROM = 2.0  # bits per value below which no bit-exact difference can compete
+
+
+Read = Callable[[], tuple[Tensor, Tensor]]
+"""Reads a parameter's fine-tune and base model, of one shape; again each time it is called, so that
+neither has to stay in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,54 +30,53 @@ class Coded:
     """A parameter of a task as it goes into the file, and what was lost.
 
     `section` with `entry` is a section of its own; `codes` with `member` goes with the small ones.
-    `values` is what a reader will see, shaped like the parameter; None where that is all zeros.
+    `tau` is the task vector itself.
     """
 
     lost: float  # squared error
-    values: Tensor | None
+    tau: Tensor
     entry: Entry | None = None
     section: bytes = b""
     member: SmallMember | None = None
     codes: Tensor | None = None
 
 
-def encode_exact(number: int, fine_tune: Tensor, base: Tensor, norm: float) -> Coded:
-    """Bit-exact; both tensors of the fine-tune's dtype and one shape."""
-    part, data = codec.store(dense.exact_difference(fine_tune, base))
+def encode_exact(number: int, read: Read, norm: float) -> Coded:
+    """Bit-exact; `norm` is that of the task vector."""
+    part, data = codec.store(_difference(*read()))
     entry = Entry(number, single(norm), 0.0, 1.0, None, (part,), len(data), 0)
-    values = task_vector(fine_tune, base).nan_to_num_(0, 0, 0)
-    return Coded(0.0, values, entry, data)
+    tau = dense.task_vector(*read()).nan_to_num_(0, 0, 0)
+    return Coded(0.0, tau, entry, data)
 
 
-def encode(number: int, fine_tune: Tensor, base: Tensor, recipe: Recipe, rms: float) -> Coded:
-    """By the auto codec; or bit-exact where that is no larger. The tensors differ and have one
-    shape; `rms` is the root mean square of the task's whole task vector."""
-    tau = task_vector(fine_tune, base)
+def _difference(fine_tune: Tensor, base: Tensor) -> dense.Exact:
+    return dense.exact_difference(fine_tune, dense.converted(base, fine_tune.dtype))
+
+
+def encode(number: int, read: Read, recipe: Recipe, rms: float) -> Coded:
+    """By the auto codec; or bit-exact where that is no larger. The tensors differ; `rms` is the
+    root mean square of the task's whole task vector."""
+    fine_tune, base = read()
+    tau = dense.task_vector(fine_tune, base)
     if tau.numel() <= SMALL or tau.dim() < 2:
         coded = _encode_small(number, tau, recipe)
         if coded is not None:
             return coded
-    coded = _encode_matrix(number, tau, base, recipe, rms)
+    norms = _row_norms(base)
+    del fine_tune, base
+    coded = _encode_matrix(number, tau, norms, recipe, rms)
     if 8 * len(coded.section) > EXACT_FROM * tau.numel():
         norm = _rms(tau) * math.sqrt(tau.numel())
         del tau
-        exact = encode_exact(number, fine_tune, base.to(fine_tune.dtype), norm)
+        exact = encode_exact(number, read, norm)
         if len(exact.section) <= len(coded.section):
             return exact
     return coded
 
 
-def task_vector(fine_tune: Tensor, base: Tensor) -> Tensor:
-    """fine_tune - base in float32, for float tensors of one shape; differences of float64 are
-    taken in float64."""
-    if torch.float64 in (fine_tune.dtype, base.dtype):
-        return (fine_tune.double() - base.double()).float()
-    return fine_tune.to(torch.float32, copy=True).sub_(base)
-
-
 def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
     own = _rms(tau)
-    step = own * min(SMALL_STEP, recipe.step / 4)
+    step = own * min(SMALL_STEP, recipe.step * SMALL_SHARE)
     stage = quantize.stage(tau.reshape(-1), step, 0.5)
     if int(stage.codes.abs().max()) > SYMBOL_MAX or not stage.scale:
         return None
@@ -78,29 +84,27 @@ def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
     lost, error, gain = _fidelity(tau, values)
     norm = own * math.sqrt(tau.numel())
     member = SmallMember(number, single(norm), single(error), single(gain), stage.scale)
-    return Coded(lost, values, member=member, codes=stage.codes)
+    return Coded(lost, tau, member=member, codes=stage.codes)
 
 
-def _encode_matrix(number: int, tau: Tensor, base: Tensor, recipe: Recipe, rms: float) -> Coded:
+def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms: float) -> Coded:
     matrix = tau.reshape(tau.shape[0], -1) if tau.dim() else tau.reshape(1, 1)
     mask, mask_bytes, rows = _row_mask(matrix)
     kept = matrix if rows is None else matrix[rows]
-    base_norm = _norm_of_rows(base.reshape(matrix.shape), rows)
-    lookup = rows is not None or matrix.shape[0] >= auto.LOOKUP_ASPECT * matrix.shape[1]
-    choice = auto.choose(kept, base_norm, recipe.target(rms), number, lookup)
-    if not choice.stored:
-        return Coded(float(tau.square().sum(dtype=torch.float64)), None)
+    base_norm = float(torch.linalg.vector_norm(norms if rows is None else norms[rows]))
+    choice = auto.choose(kept, base_norm, recipe.target(rms), number)
+    if choice.values is None:
+        return Coded(auto.squared_norm(tau), tau)
     values = choice.values
-    if rows is not None and values is not None:
+    if rows is not None:
         values = torch.zeros_like(matrix).index_copy_(0, rows, values)
-    assert values is not None
     values = values.view(tau.shape)
     parts: tuple[Part, ...] = tuple(part for part, _ in choice.stored)
     section = mask_bytes + b"".join(data for _, data in choice.stored)
     lost, error, gain = _fidelity(tau, values)
     norm = _rms(tau) * math.sqrt(tau.numel())
     entry = Entry(number, single(norm), single(error), single(gain), mask, parts, len(section), 0)
-    return Coded(lost, values, entry, section)
+    return Coded(lost, tau, entry, section)
 
 
 def _row_mask(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
@@ -113,18 +117,21 @@ def _row_mask(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
     return Mask(ROWS, rows, stream), data, changed.nonzero()[:, 0]
 
 
-def _norm_of_rows(weights: Tensor, rows: Tensor | None) -> float:
-    norms = torch.linalg.vector_norm(weights, dim=1, dtype=torch.float32)
-    return float(torch.linalg.vector_norm(norms if rows is None else norms[rows]))
+def _row_norms(weights: Tensor) -> Tensor:
+    """Norm of each row of the base model's parameter."""
+    matrix = weights.reshape(weights.shape[0], -1) if weights.dim() else weights.reshape(1, 1)
+    wide = None if weights.element_size() >= 4 else torch.float32
+    norms: Tensor = torch.linalg.vector_norm(matrix, dim=1, dtype=wide)
+    return norms
 
 
 def _fidelity(tau: Tensor, values: Tensor) -> tuple[float, float, float]:
-    """Squared error, error relative to the norm of tau, and gain along tau."""
-    energy = float(tau.square().sum(dtype=torch.float64))
-    lost = float((values - tau).square_().sum(dtype=torch.float64))
-    gain = float(torch.sum(values * tau, dtype=torch.float64)) / energy
+    """Squared error, error relative to the norm of tau, and gain along tau; uses up `values`."""
+    energy = auto.squared_norm(tau)
+    gain = float(torch.dot(values.reshape(-1), tau.reshape(-1))) / energy
+    lost = auto.squared_norm(values.sub_(tau))
     return lost, math.sqrt(lost / energy), gain
 
 
 def _rms(values: Tensor) -> float:
-    return math.sqrt(float(values.square().mean(dtype=torch.float64)))
+    return math.sqrt(auto.squared_norm(values) / values.numel())

@@ -1,4 +1,4 @@
-"""Numbers <-> small integers: a uniform step with a dead zone, and the scale that undoes it best."""
+"""Numbers <-> small integers: a uniform step with a dead zone, and the scale that undoes it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,53 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DEAD_ZONE = 0.42  # rounding offset: below one half, a code must earn its bits
+PIECE = 1 << 18  # values turned into codes at a time
+DEAD_ZONE = 0.44  # rounding offset: below one half, a code must earn its bits
 
 
 def uniform_codes(values: Tensor, step: float | Tensor, offset: float = 0.5) -> Tensor:
-    """sign(v) * floor(|v| / step + offset) of float32 `values`, as int32 of the same shape.
+    """sign(v) * floor(|v| / step + offset) of float32 `values`, in the same shape and the narrowest
+    of int8, int16 and int32 that holds them; `step` is one for all or, [rows, 1], one per row.
 
     `offset` 0.5 rounds to nearest; less than that leaves a dead zone around zero (Sullivan,
     "Efficient scalar quantization of exponential and Laplacian random variables", 1996).
     """
-    magnitude = (values.abs() / step).add_(offset).floor_()
-    return magnitude.mul_(values.sign()).to(torch.int32)
+    if not values.numel():
+        return values.to(torch.int8)
+    # in pieces, so that nothing as large as `values` is made but the codes
+    table = values if isinstance(step, Tensor) else values.reshape(-1, 1)
+    rows = max(PIECE // table.shape[1], 1)
+    pieces = [
+        _codes(piece, step[start : start + rows] if isinstance(step, Tensor) else step, offset)
+        for start, piece in zip(range(0, len(table), rows), torch.split(table, rows), strict=True)
+    ]
+    widest = max((piece.dtype for piece in pieces), key=lambda dtype: dtype.itemsize)
+    return torch.cat([piece.to(widest) for piece in pieces]).view(values.shape)
+
+
+def _codes(values: Tensor, step: float | Tensor, offset: float) -> Tensor:
+    magnitude = values.abs().div_(step).add_(offset).floor_()
+    largest = float(magnitude.max())
+    dtype = torch.int8 if largest < 128 else torch.int16 if largest < 1 << 15 else torch.int32
+    return magnitude.copysign_(values).to(dtype)
 
 
 def least_squares_scale(values: Tensor, codes: Tensor) -> float:
     """The scale s that minimises ||values - s * codes||; 0.0 where all codes are zero."""
-    code = codes.to(torch.float32)
-    energy = torch.sum(code * code, dtype=torch.float64)
-    return float(torch.sum(values * code, dtype=torch.float64) / energy) if energy > 0 else 0.0
+    code = codes.to(torch.float32).reshape(-1)
+    energy = float(torch.dot(code, code))
+    return float(torch.dot(values.reshape(-1), code)) / energy if energy > 0 else 0.0
 
 
 def float32(value: float) -> float:
-    """`value` as the float32 that a file keeps."""
-    return float(np.float32(value))
+    """`value` as the float32 that a file keeps; infinite where it is out of range."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Uniform codes: int32 `codes` of any shape; a value is scale * code."""
+    """Uniform codes: integer `codes` of any shape; a value is scale * code."""
 
     codes: Tensor
     scale: float
@@ -47,6 +66,35 @@ class Stage:
     def scaled(self, factor: float) -> Stage:
         """The same part times `factor`."""
         return replace(self, scale=float32(self.scale * factor))
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Codes between a minimum and a maximum: symbols 0 to `alphabet` - 1, uint8 of any shape; a
+    value is scale * symbol + minimum, with `scales` and `minimums` (float16 or float32) for each
+    `group` values in order, the last group being what is left; 0 stands for one group."""
+
+    codes: Tensor
+    scales: Tensor
+    minimums: Tensor
+    group: int
+    alphabet: int
+
+    def values(self) -> Tensor:
+        """The values, float32, in the shape of the codes."""
+        values = self.codes.reshape(-1) * self._spread(self.scales)
+        return values.add_(self._spread(self.minimums)).view(self.codes.shape)
+
+    def scaled(self, factor: float) -> Grouped:
+        """The same part times `factor`; its scales and minimums become float32."""
+        scales, minimums = self.scales.to(torch.float32), self.minimums.to(torch.float32)
+        return replace(self, scales=scales * factor, minimums=minimums * factor)
+
+    def _spread(self, numbers: Tensor) -> Tensor:
+        """Those of the groups as those of the values."""
+        if len(numbers) == 1:
+            return numbers.to(torch.float32)
+        return numbers.to(torch.float32).repeat_interleave(self.group)[: self.codes.numel()]
 
 
 def stage(values: Tensor, step: float, offset: float) -> Stage:

@@ -1,4 +1,4 @@
-"""What to do with a task vector: the presets of the auto codec, and settings as a file keeps them."""
+"""What to do with task vectors: presets of the auto codec, and settings as a file keeps them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Recipe:
 
 QUALITIES = {
     "small": Recipe(step=2.0, metric="function"),
-    "balanced": Recipe(step=1.2, metric="function", factor_step=6.0),
+    "balanced": Recipe(step=1.0, metric="function", factor_step=6.0),
     "high": Recipe(step=1.0),
 }
 EXACT = Recipe(exact=True)

@@ -1,9 +1,9 @@
 """Numbers <-> indices and signs in a randomly rotated frame, unbiased.
 
-A vector is sign-flipped and Hadamard-transformed in blocks, which spreads whatever structure it had
-evenly over white coefficients. Of those it is enough to keep very little, as long as what is kept is
-scaled so that the reconstruction has the full length along the true vector: the rest is white noise,
-which a network forgives a thousand times more easily than shrinkage.
+A vector is sign-flipped and Hadamard-transformed in blocks, which spreads whatever structure it
+had evenly over white coefficients. Of those it is enough to keep very little, as long as what is
+kept is scaled so that the reconstruction has the full length along the true vector: the rest is
+white noise, which a network forgives a thousand times more easily than shrinkage.
 
 Sources: DRIVE (Vargaftik et al., NeurIPS 2021) and EDEN (ICML 2022) for rotation with an unbiased
 scale; splitmix64 (Steele et al., OOPSLA 2014) for the signs.
@@ -12,6 +12,8 @@ scale; splitmix64 (Steele et al., OOPSLA 2014) for the signs.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,13 +23,17 @@ from torch import Tensor
 from tvcodec.quantize import float32, uniform_codes
 
 BLOCK_LOG2 = 14
+PIECE = 1 << 18  # values transformed at a time
 
 
-def signs(seed: int, count: int) -> Tensor:
-    """`count` values of -1.0 or 1.0, float32: bit i % 64 of splitmix64's output i // 64 (1 is -1.0)."""
+def signs(seed: int, count: int, start: int = 0) -> Tensor:
+    """Signs number `start` (a multiple of 64) to `start + count` of a frame: float32 values 1.0, or
+    -1.0 where bit i % 64 of splitmix64's output i // 64 is set."""
+    first = start // 64 + 1
     with np.errstate(over="ignore"):
         step = np.uint64(0x9E3779B97F4A7C15)
-        word = (np.arange(1, -(-count // 64) + 1, dtype=np.uint64) + np.uint64(seed << 32)) * step
+        word = np.arange(first, first + -(-count // 64), dtype=np.uint64)
+        word = (word + np.uint64(seed << 32)) * step
         word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
         word ^= word >> np.uint64(31)
@@ -54,7 +60,7 @@ def _transform(blocks: Tensor) -> Tensor:
 
 
 def best_block_log2(count: int) -> int:
-    """The largest block (as a power of two up to 2^14) whose padding stays under 1/32 of `count`."""
+    """The largest block (a power of two up to 2^14) whose padding stays under 1/32 of `count`."""
     for log2 in range(BLOCK_LOG2, 4, -1):
         if -count % (1 << log2) <= count / 32:
             return log2
@@ -63,16 +69,30 @@ def best_block_log2(count: int) -> int:
 
 def rotate(values: Tensor, seed: int, block_log2: int) -> Tensor:
     """Coefficients [blocks, 2^block_log2] float32 of flat `values`, zero-padded to whole blocks."""
-    size = 1 << block_log2
-    padded = values.new_zeros(-(-values.numel() // size) * size)
-    torch.mul(values, signs(seed, values.numel()).to(values.device), out=padded[: values.numel()])
-    return _transform(padded.view(-1, size))
+    size, count = 1 << block_log2, values.numel()
+    padded = values.new_zeros(-(-count // size) * size)
+    for start, piece in _pieces(padded, size):
+        inside = max(min(len(piece), count - start), 0)
+        flips = signs(seed, inside, start).to(values.device)
+        torch.mul(values[start : start + inside], flips, out=piece[:inside])
+        piece.copy_(_transform(piece.view(-1, size)).view(-1))
+    return padded.view(-1, size)
 
 
 def unrotate(coefficients: Tensor, seed: int, count: int) -> Tensor:
-    """The flat values [count] float32 that `rotate` turned into `coefficients`."""
-    values = _transform(coefficients).reshape(-1)[:count]
-    return values.mul_(signs(seed, count).to(values.device))
+    """The flat values [count] float32 that `rotate` turned into `coefficients`, in their place."""
+    flat, size = coefficients.view(-1), coefficients.shape[1]
+    for start, piece in _pieces(flat, size):
+        flips = signs(seed, len(piece), start).to(flat.device)
+        torch.mul(_transform(piece.view(-1, size)).view(-1), flips, out=piece)
+    return flat[:count]
+
+
+def _pieces(flat: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
+    """Runs of whole blocks small enough that what is made of them is small beside the whole."""
+    length = max(size, PIECE)
+    for start in range(0, len(flat), length):
+        yield start, flat[start : start + length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +117,11 @@ class Largest:
         runs.scatter_(1, (self.codes & (1 << self.run_log2) - 1)[:, None], value[:, None])
         return runs.view(-1, 1 << self.block_log2)
 
+    def squared_norm(self) -> float:
+        """Of the coefficients, without making them."""
+        value = _per_run(self.scales, self.gain, len(self.codes))
+        return float(torch.dot(value, value))
+
     def scaled(self, factor: float) -> Largest:
         """The same part times `factor`."""
         return replace(self, gain=float32(self.gain * factor))
@@ -104,7 +129,7 @@ class Largest:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Uniform codes of all coefficients: int32 `codes` [blocks, 2^block_log2], float16 `scales`
+    """Uniform codes of all coefficients: integer `codes` [blocks, 2^block_log2], float16 `scales`
     [blocks]; a value is gain * scale * code."""
 
     codes: Tensor
@@ -127,20 +152,25 @@ def _per_run(scales: Tensor, gain: float, runs: int) -> Tensor:
 
 def block_scales(coefficients: Tensor) -> tuple[Tensor, float]:
     """Root mean square of each block relative to that of all, float16 [blocks], and that of all."""
-    whole = float(coefficients.square().mean(dtype=torch.float64).sqrt())
-    return (coefficients.square().mean(1).sqrt() / whole).to(torch.float16), whole
+    flat = coefficients.view(-1)
+    whole = math.sqrt(float(torch.dot(flat, flat)) / len(flat))
+    size = math.sqrt(coefficients.shape[1])
+    return (torch.linalg.vector_norm(coefficients, dim=1) / (size * whole)).half(), whole
 
 
 def keep_largest(coefficients: Tensor, run_log2: int) -> Largest:
     """The largest coefficient of each run, scaled so that the inner product with `coefficients`
     is their squared norm (unbiased); coefficients must not be all zero."""
-    blocks, block = coefficients.shape
+    block = coefficients.shape[1]
     runs = coefficients.view(-1, 1 << run_log2)
-    at = runs.abs().argmax(1)
+    at = torch.cat(
+        [piece.abs().argmax(1) for piece in torch.split(runs, max(PIECE >> run_log2, 1))]
+    )
     value = runs.gather(1, at[:, None])[:, 0]
     scales, _ = block_scales(coefficients)
-    kept = torch.sum(value.abs() * _per_run(scales, 1.0, len(runs)), dtype=torch.float64)
-    gain = float(coefficients.square().sum(dtype=torch.float64) / kept) if kept > 0 else 0.0
+    kept = float(torch.dot(value.abs(), _per_run(scales, 1.0, len(runs))))
+    flat = coefficients.view(-1)
+    gain = float(torch.dot(flat, flat)) / kept if kept > 0 else 0.0
     codes = at | (value < 0).to(torch.int64) << run_log2
     return Largest(codes, scales, float32(gain), block.bit_length() - 1, run_log2)
 
@@ -152,6 +182,7 @@ def keep_uniform(coefficients: Tensor, step: float, offset: float) -> Uniform:
     per_block = scales.to(torch.float32).clamp_min(1e-3)[:, None] * (whole * step)
     codes = uniform_codes(coefficients, per_block, offset)
     unit = Uniform(codes, scales, 1.0, coefficients.shape[1].bit_length() - 1)
-    kept = torch.sum(coefficients * unit.coefficients(), dtype=torch.float64)
-    gain = float(coefficients.square().sum(dtype=torch.float64) / kept) if kept > 0 else 0.0
+    flat = coefficients.view(-1)
+    kept = float(torch.dot(flat, unit.coefficients().view(-1)))
+    gain = float(torch.dot(flat, flat)) / kept if kept > 0 else 0.0
     return replace(unit, gain=float32(gain))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from tvcodec.checkpoint import Checkpoint, content_digest, fingerprint, first_nonfinite
+from tvcodec.dense import converted, task_vector
 from tvcodec.errors import CheckpointError
 from tvcodec.index import BaseParameter, valid_parameter_name
-from tvcodec.parameter import task_vector
 
+NORM_MAX = 3e38
 Progress = Callable[[int], None]  # told how many more values have been dealt with
 
 
@@ -66,12 +67,12 @@ def survey(
     base: Checkpoint, fine_tunes: Mapping[str, Checkpoint], exact: bool, progress: Progress
 ) -> Survey:
     """Reads every tensor once. Raises CheckpointError for parameters of unusable names, values that
-    are not finite (unless `exact`), and a fine-tune that shares no parameter with the base model."""
+    are not finite (unless `exact`), and a fine-tune without any parameter of the base model."""
     parameters, twins = _identify(base, progress)
     tasks = []
     for name in sorted(fine_tunes):
         task = TaskSurvey(name, fine_tunes[name])
-        _compare_names(task, base, parameters)
+        _compare_names(task, base, parameters, exact)
         seen: dict[int, bytes] = {}
         for number, parameter in enumerate(parameters):
             if parameter.name in task.checkpoint:
@@ -104,7 +105,7 @@ def _identify(
 
 
 def _compare_names(
-    task: TaskSurvey, base: Checkpoint, parameters: tuple[BaseParameter, ...]
+    task: TaskSurvey, base: Checkpoint, parameters: tuple[BaseParameter, ...], exact: bool
 ) -> None:
     checkpoint = task.checkpoint
     task.missing = [n for n, p in enumerate(parameters) if p.name not in checkpoint]
@@ -118,7 +119,8 @@ def _compare_names(
     for name in task.added:
         if not valid_parameter_name(name):
             raise CheckpointError(f"task {task.name!r}: parameter {name!a}: the name is not usable")
-        _check_finite(task, name, checkpoint.tensor(name))
+        if not exact:
+            _check_finite(task, name, checkpoint.tensor(name))
 
 
 def _compare(
@@ -132,7 +134,10 @@ def _compare(
     elif "float" not in dtype or (shape != dims and not grown):
         task.kept.append(number)
         task.reshaped.append(number)
-        _check_finite(task, name, task.checkpoint.tensor(name))
+        if not exact:
+            _check_finite(task, name, task.checkpoint.tensor(name))
+    elif exact and dtype != parameter.dtype and bool(base.tensor(name).isnan().any()):
+        task.kept.append(number)  # which NaN a conversion of dtype makes differs between machines
     else:
         if dtype != parameter.dtype:
             task.dtypes[number] = dtype
@@ -167,10 +172,13 @@ def _measure(
     if exact and _same_bits(common, original):
         return
     energy = _energy(task_vector(common, original).nan_to_num_(0, 0, 0))
-    if not math.isfinite(energy):
+    if exact:
+        energy = min(energy, NORM_MAX**2)
+    elif energy > NORM_MAX**2:
         raise CheckpointError(
             f"task {task.name!r}: parameter {parameter.name!r}: expected a task vector whose norm"
             " fits float32, got a larger one",
+            hint="--exact stores such values as they are",
         )
     if energy or exact:
         task.energies[number] = energy
@@ -181,10 +189,10 @@ def _energy(tau: Tensor) -> float:
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    other = other.to(one.dtype)
     if not one.numel():
         return True
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+    bits = [tensor.reshape(-1).view(torch.uint8) for tensor in (one, converted(other, one.dtype))]
+    return torch.equal(*bits)
 
 
 def _find_alias(
@@ -196,7 +204,7 @@ def _find_alias(
 ) -> None:
     """Records parameters that are the same tensor in base model and fine-tune: tied weights."""
     groups = set(twins.values())
-    if number not in task.energies or number not in groups and number not in twins:
+    if number not in task.energies or (number not in groups and number not in twins):
         return
     digest = content_digest(task.checkpoint.tensor(parameter.name))
     seen[number] = digest
@@ -232,6 +240,8 @@ def changes(task: TaskSurvey, base_model: tuple[BaseParameter, ...]) -> Iterator
         found = f"{checkpoint.dtype(parameter.name)} {list(checkpoint.shape(parameter.name))}"
         before = f"{parameter.dtype} {list(parameter.dims)}"
         yield f"{parameter.name}: {before} became {found}, kept whole, left out of merges"
+    for number in sorted(set(task.kept) - set(task.reshaped)):
+        yield f"{base_model[number].name}: other values, kept whole, left out of merges"
     for name in task.added:
         yield f"{name}: not in the base model, kept whole, left out of merges"
     for number in task.missing:

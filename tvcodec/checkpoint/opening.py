@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ class Checkpoint:
     def keys(self) -> tuple[str, ...]:
         return self.names
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoint":
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from tvcodec.errors import FormatError
 from tvcodec.index import root_rules, task_rules

@@ -21,7 +21,7 @@ NAME_MAX = 512
 METADATA_MAX = 1024  # pairs
 TEXT_MAX = 2**16
 
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_TASK_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
 _DEVICE_NAME = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -152,7 +152,8 @@ def valid_parameter_name(name: str) -> bool:
 
 
 def valid_task_name(name: str) -> bool:
-    """Whether a task may be called so: it must be a safe file name on every system."""
+    """Whether a task may be called so: it must be a safe file name on every system, so no device's,
+    and without the full stop at its end that some systems take away."""
     return bool(_TASK_NAME.fullmatch(name)) and not _DEVICE_NAME.fullmatch(name)
 
 

@@ -44,6 +44,11 @@ class BaseParameter:
     def count(self) -> int:
         return math.prod(self.dims)
 
+    @property
+    def extent(self) -> Extent:
+        """The parameter as a matrix: its first dimension by all others."""
+        return whole(self.dims)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

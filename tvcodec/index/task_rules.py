@@ -128,7 +128,8 @@ def _check_mentions(index: TaskIndex, context: Context) -> None:
     if len(set(mentions)) != len(mentions):
         twice = next(number for number in mentions if mentions.count(number) > 1)
         raise Malformed(f"expected every parameter once, got {twice} twice")
-    _refuse(".aliases", (of for _, of in index.aliases), aliases | set(index.missing))
+    _refuse(".aliases", (of for _, of in index.aliases), aliases | gone)
+    _refuse(".aliases", aliases, context.dtypes)
     _refuse(".rows", (rows.parameter for rows in index.rows), aliases | gone)
     _refuse(".dtypes", context.dtypes, gone)
     if index.added:
@@ -152,7 +153,7 @@ def _entry(context: Context, value: object) -> Entry:
     vectors = context.vectors.get(parameter, 0)
     width = DTYPES[context.dtype(parameter)]
     parts = items(raw_parts, ".parts", lambda part: read_part(part, extent, vectors, width))
-    _check_parts(parts, masked=mask is not None)
+    _check_parts(parts, masked=mask is not None, shared=context.shared)
     length = mask.bits.length if mask else 0
     for part in parts:
         for stream in part.streams():
@@ -172,13 +173,13 @@ def _entry(context: Context, value: object) -> Entry:
     )
 
 
-def _check_parts(parts: tuple[Part, ...], masked: bool) -> None:
+def _check_parts(parts: tuple[Part, ...], masked: bool, shared: bool) -> None:
     if not 1 <= len(parts) <= PARTS_MAX:
         raise Malformed(f"expected 1..{PARTS_MAX} parts, got {len(parts)}", ".parts")
-    if len(parts) == 1 and not masked:
-        return
     kinds = [part.kind for part in parts]
-    if Exact.kind in kinds:
+    if Exact.kind in kinds and shared:
+        raise Malformed("expected what tasks can share, got exact differences", ".parts")
+    if Exact.kind in kinds and (masked or len(parts) > 1):
         raise Malformed("expected exact differences alone, got a mask or other parts", ".parts")
     if kinds.count(Coefficients.kind) > 1:
         raise Malformed("expected coefficients once, got them again", ".parts")
@@ -266,13 +267,19 @@ def _check_fills(stream: Stream, length: int, path: str) -> None:
 def _alias(context: Context, value: object) -> tuple[int, int]:
     raw_parameter, raw_of = array(value, 2)
     parameter = context.number(raw_parameter)
-    return parameter, integer(raw_of, ".of", parameter - 1)
+    of = integer(raw_of, ".of", parameter - 1)
+    tied, other = context.base_model[parameter], context.base_model[of]
+    if (tied.dtype, tied.dims) != (other.dtype, other.dims):
+        got = f"{other.dtype} {list(other.dims)}"
+        raise Malformed(f"expected a {tied.dtype} {list(tied.dims)}, got a {got}", ".of")
+    return parameter, of
 
 
 def _dtype(context: Context, value: object) -> tuple[int, str]:
     raw_parameter, raw_dtype = array(value, 2)
     parameter = context.number(raw_parameter)
-    dtype = one_of(DTYPES, raw_dtype, ".dtype")
-    if dtype == context.base_model[parameter].dtype:
-        raise Malformed(f"expected a dtype other than the base model's, got {dtype}", ".dtype")
+    dtype, before = one_of(DTYPES, raw_dtype, ".dtype"), context.base_model[parameter].dtype
+    if "float" not in dtype or "float" not in before or dtype == before:
+        message = f"expected a dtype of floats, other than the base model's, got {dtype}"
+        raise Malformed(message, ".dtype")
     return parameter, dtype

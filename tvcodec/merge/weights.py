@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,10 +23,10 @@ def by_performance(
 ) -> dict[str, float]:
     """softmax(accuracy / temperature) over `tasks`; accuracies are shares in 0..1.
 
-    Raises TvqError where a task has no accuracy or one outside 0..1 (SVD-Hybrid gives a missing task
-    the highest weight, and percentages make one winner take all).
+    Raises TvqError where a task has no accuracy or one outside 0..1 (SVD-Hybrid gives a missing
+    task the highest weight, and percentages make one winner take all).
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise TvqError(f"expected a temperature above 0, got {temperature}")
     missing = [task for task in tasks if task not in accuracy]
     if missing:
@@ -39,7 +40,8 @@ def by_performance(
                 f"task {task!r}: expected an accuracy in 0..1, got {accuracy[task]}",
                 hint="divide percentages by 100",
             )
-    powers = {task: math.exp(accuracy[task] / temperature) for task in tasks}
+    most = max((accuracy[task] for task in tasks), default=0.0)  # keeps powers in 0..1
+    powers = {task: math.exp((accuracy[task] - most) / temperature) for task in tasks}
     total = sum(powers.values())
     return {task: power / total for task, power in powers.items()}
 
@@ -47,15 +49,18 @@ def by_performance(
 def read_performance(path: Path) -> dict[str, float]:
     """The accuracies of a JSON file {"task": accuracy}; TvqError where it is anything else."""
     try:
-        loaded = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        loaded = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise TvqError(f"{path}: expected JSON, got {error}") from None
     numbers = isinstance(loaded, dict) and all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in loaded.values()
     )
     if not numbers:
         raise TvqError(f'{path}: expected {{"task": accuracy, ...}}, got something else')
-    return {task: float(value) for task, value in loaded.items()}
+    try:
+        return {task: float(value) for task, value in loaded.items()}
+    except OverflowError as error:
+        raise TvqError(f"{path}: expected accuracies in 0..1, got {error}") from None
 
 
 def parse(text: str, tasks: Sequence[str], temperature: float = TEMPERATURE) -> dict[str, float]:
@@ -63,7 +68,7 @@ def parse(text: str, tasks: Sequence[str], temperature: float = TEMPERATURE) -> 
     file. Tasks that an explicit list leaves out are not merged."""
     if text == "uniform":
         return uniform(tasks)
-    if "=" not in text:
+    if "=" not in text or os.path.isfile(text):
         return by_performance(read_performance(Path(text)), tasks, temperature)
     weights = {}
     for pair in text.split(","):

@@ -1,0 +1,224 @@
+"""Which module may know which, what the package shows, and that README tells the truth."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from refresh_readme import README, refreshed
+
+import tvcodec
+
+TOP = Path(__file__).parent.parent
+PACKAGE = TOP / "tvcodec"
+MOST_LINES = 300
+
+# Rooms of the house (a module or a package of tvcodec) and the rooms each imports: no others, and
+# none of them without need.
+IMPORTS = {
+    # what everything may know
+    "errors": "",
+    # bytes, which know no tensors
+    "source": "errors",
+    "durable": "errors",
+    "container": "durable errors source",
+    "index": "container errors",
+    "archive": "container errors index source",
+    # numbers, which know no bytes
+    "quantize": "",
+    "dense": "",
+    "lowrank": "quantize",
+    "rotated": "quantize",
+    "basis": "",
+    "merge": "errors",
+    # numpy arrays <-> bytes
+    "entropy": "errors",
+    # where maths meets bytes: one parameter
+    "codec": "basis dense entropy errors index lowrank quantize rotated",
+    "parts": "basis codec dense index",
+    "auto": "codec dense entropy index lowrank quantize rotated",
+    "recipes": "auto",
+    "rate": "errors recipes",
+    "parameter": "auto codec dense index quantize recipes",
+    # models in and out
+    "checkpoint": "durable errors index",
+    "model": "checkpoint errors",
+    # the two walks, which never meet
+    "survey": "checkpoint dense errors index",
+    "spool": "codec container entropy index parameter survey",
+    "encoder": "checkpoint container errors index parameter rate recipes spool survey",
+    "base_model": "archive checkpoint errors",
+    "stored_task": "archive checkpoint codec errors index parts quantize",
+    "fine_tune": "base_model checkpoint dense parts stored_task",
+    "decoder": "archive base_model checkpoint dense errors fine_tune merge model parts stored_task",
+    "remeasure": "checkpoint decoder dense index model survey",
+    # what people touch
+    "__init__": "errors",
+    "__main__": "cli",
+    "cli": "__init__ archive checkpoint decoder encoder errors index merge rate recipes remeasure",
+}
+BYTES = {"source", "durable", "container", "index", "archive"}
+MATHS = {"quantize", "dense", "lowrank", "rotated", "basis", "merge"}
+LIGHT = {*BYTES, "errors", "entropy", "__init__"}  # import no torch, nor what does
+
+HOMES = {
+    "zstandard": {"entropy"},
+    "msgpack": {"index"},
+    "safetensors": {"checkpoint"},
+    "click": {"cli"},
+    "tqdm": {"cli"},
+    "tabulate": {"cli"},
+    "sklearn": {"merge"},
+}
+
+PUBLIC = [
+    "EXACT",
+    "QUALITIES",
+    "Bank",
+    "BaseModelMismatch",
+    "CheckpointError",
+    "FormatError",
+    "Goal",
+    "Model",
+    "Recipe",
+    "Summary",
+    "TvqError",
+    "UnknownTaskError",
+    "UnsupportedError",
+    "encode",
+    "open",
+]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(node: ast.AST, lazily: bool = True) -> Iterator[str]:
+    """Full names of what the code under `node` imports when it runs; without `lazily`, only what it
+    imports when it is itself imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.FunctionDef) and not lazily:
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "relative import"
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        else:
+            yield from imported(child, lazily)
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    """Those of tvcodec that full names of imports lead to."""
+    inside = [name.split(".")[1] for name in names if name.startswith("tvcodec.")]
+    return {name if name in IMPORTS else "__init__" for name in inside}
+
+
+def gathered(lazily: bool = True) -> dict[str, set[str]]:
+    """All imports, room by room."""
+    found: dict[str, set[str]] = {}
+    for path in modules():
+        found.setdefault(room(path), set()).update(imported(ast.parse(path.read_text()), lazily))
+    return found
+
+
+def test_every_room_imports_what_the_table_says():
+    found = {name: " ".join(sorted(rooms_of(names) - {name})) for name, names in gathered().items()}
+    assert found == IMPORTS
+
+
+def test_bytes_and_maths_never_meet_outside_codec():
+    for name in MATHS:
+        assert not set(IMPORTS[name].split()) & BYTES, name
+    for name in BYTES:
+        assert not set(IMPORTS[name].split()) & MATHS, name
+        assert not {item for item in gathered()[name] if item.split(".")[0] == "torch"}, name
+
+
+def test_encoder_and_decoder_never_know_each_other():
+    assert "decoder" not in reached("encoder")
+    assert "encoder" not in reached("decoder")
+
+
+def reached(name: str) -> set[str]:
+    """All rooms that `name` imports, directly or through others."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for other in set(IMPORTS[waiting.pop()].split()) - seen:
+            seen.add(other)
+            waiting.append(other)
+    return seen
+
+
+def test_light_rooms_import_neither_torch_nor_what_does():
+    found = gathered(lazily=False)
+    for name in [*LIGHT, "cli"]:
+        assert rooms_of(found[name]) <= {*LIGHT, "cli", "merge"}, name
+        assert not [item for item in found[name] if item.split(".")[0] == "torch"], name
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_has_one_home(library):
+    users = {
+        name
+        for name, names in gathered().items()
+        if any(item.split(".")[0] == library for item in names)
+    }
+    assert users == HOMES[library]
+
+
+def test_public_names():
+    assert tvcodec.__all__ == PUBLIC
+    for name in PUBLIC:
+        assert getattr(tvcodec, name)
+    with pytest.raises(AttributeError, match="'tvcodec' has no attribute 'nothing'"):
+        tvcodec.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(TOP)))
+def test_a_module_is_short(path):
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tvcodec",
+        "run('--help')",
+        "run('encode', '--help')",
+        "run('info', 'tools/sample/fine-tunes.tvq')",
+        "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
+    ],
+)
+def test_torch_is_not_imported_by(code):
+    prepare = "from tvcodec.cli import main\ndef run(*a): main(a, standalone_mode=False)\n"
+    program = (
+        f"{prepare if 'run' in code else ''}{code}\nimport sys; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=TOP, stdout=subprocess.DEVNULL)
+
+
+def test_readme_examples_run_and_print_what_is_shown(tmp_path):
+    """Word for word, and figures as figures; tools/refresh_readme.py brings README up to date."""
+    text = README.read_text()
+    assert text.count("```python") >= 1
+    assert text.count("\n$ tvcodec ") >= 5
+    assert loosened(refreshed(text, tmp_path)) == loosened(text)
+
+
+def loosened(text: str) -> list[str]:
+    """Lines without figures, digests and the widths that depend on them."""
+    text = re.sub(r"\b[0-9a-f]{64}\b", "#", text)
+    text = re.sub(r"[\d,]*\d(\.\d+)?", "#", text)
+    return re.sub(r"[ -]+", " ", text).splitlines()

@@ -1,0 +1,204 @@
+"""Each kind of task vector gets the family that is cheapest for it, within its bounds."""
+
+import math
+
+import pytest
+import torch
+from conftest import normal
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tvcodec import codec, lowrank, quantize, rotated
+from tvcodec.auto import NOISE_CAP, NOTHING, Choice, Target, choose
+from tvcodec.index import Extent
+
+ROTATED = (rotated.Largest, rotated.Uniform)
+NOISE = normal(0, 192, 160)
+RMS = float(NOISE.square().mean().sqrt())
+
+
+def low_rank(rows: int = 192, columns: int = 160, rank: int = 3) -> Tensor:
+    product = normal(1, rows, rank) @ normal(2, rank, columns)
+    return product.div(rank**0.5)
+
+
+def families(choice: Choice) -> set[str]:
+    return {type(content).__name__ for content in choice.contents}
+
+
+def fidelity(choice: Choice, matrix: Tensor) -> tuple[float, float]:
+    """Gain along the matrix, and relative error."""
+    assert choice.values is not None
+    wide, values = matrix.double(), choice.values.double()
+    energy = float(wide.square().sum())
+    return float((wide * values).sum()) / energy, float((values - wide).norm()) / energy**0.5
+
+
+def noise_beside(choice: Choice, matrix: Tensor, base_norm: float) -> float:
+    """Norm of what is not along the matrix, beside that of the base model."""
+    gain, error = fidelity(choice, matrix)
+    return math.sqrt(max(error**2 - (1 - gain) ** 2, 0)) * float(matrix.norm()) / base_norm
+
+
+@pytest.mark.parametrize("metric", ["mse", "function"])
+@pytest.mark.parametrize("base_norm", [0.0, 1.0])
+def test_a_zero_matrix_gives_nothing(metric: str, base_norm: float) -> None:
+    target = Target(1.0, metric, factor_step=2.0)
+    assert choose(torch.zeros(30, 20), base_norm, target, 0) == NOTHING
+
+
+def test_white_noise_beside_a_large_base_model_is_rotated() -> None:
+    choice = choose(NOISE, 50 * float(NOISE.norm()), Target(2 * RMS, "function"), 5)
+    assert families(choice) == {"Largest"}
+    assert choice.bits < 0.15 * NOISE.numel()
+    gain, error = fidelity(choice, NOISE)
+    assert gain == pytest.approx(1.0, abs=1e-3)
+    assert error > 1.0  # by squared error it would be worse than nothing
+
+
+def test_white_noise_by_squared_error_is_a_stage_or_nothing() -> None:
+    base_norm = 50 * float(NOISE.norm())
+    fine = choose(NOISE, base_norm, Target(RMS, "mse"), 5)
+    assert families(fine) == {"Stage"}
+    assert 1.3 < fine.bits / NOISE.numel() < 2.3
+    assert fidelity(fine, NOISE)[1] < 0.4
+    assert choose(NOISE, base_norm, Target(8 * RMS, "mse"), 5) == NOTHING
+
+
+@pytest.mark.parametrize("metric", ["mse", "function"])
+def test_strong_low_rank_is_factors(metric: str) -> None:
+    matrix = low_rank()
+    choice = choose(matrix, float(matrix.norm()), Target(2.0, metric), 5)
+    assert families(choice) == {"Factors"}
+    assert choice.bits < 0.25 * matrix.numel()
+    assert fidelity(choice, matrix)[1] < 0.5
+
+
+def test_low_rank_in_noise_is_factors_and_what_remains() -> None:
+    matrix = 5 * low_rank() + NOISE
+    dense = choose(matrix, 1.0, Target(1.0, "mse"), 5)
+    factors = lowrank.quantised_factors(matrix, lowrank.spectrum(matrix, 0.0), 1.0, 60.0, 0.42)
+    assert factors is not None
+    assert len(factors.scales) == 3
+    rest = quantize.stage(factors.add_to(matrix.clone(), -1.0), 1.0, 0.42)
+    parts: list[codec.Content] = [*factors.split(), rest]
+    by_hand = 8 * sum(len(codec.store(part)[1]) for part in parts)
+    assert families(dense) == {"Factors", "Stage"}
+    assert dense.bits < 1.05 * by_hand
+    base_norm = 50 * float(matrix.norm())
+    target = Target(0.3 * float(matrix.square().mean().sqrt()), "function", factor_step=3.0)
+    noisy = choose(matrix, base_norm, target, 5)
+    assert "Factors" in families(noisy)
+    assert families(noisy) & {"Largest", "Uniform"}
+    assert noisy.bits < dense.bits
+
+
+def test_each_family_beats_the_other_where_it_should() -> None:
+    """By bits at the same slope: forbidding the winner costs bits or fidelity."""
+    matrix = low_rank()
+    by_factors = choose(matrix, 100 * float(matrix.norm()), Target(1.0, "mse"), 5)
+    as_stage = codec.store(quantize.stage(matrix, 1.0, 0.42))
+    assert by_factors.bits < 0.2 * 8 * len(as_stage[1])
+    frame = rotated.rotate(NOISE.reshape(-1), 5, 10)
+    rotated_bits = 8 * len(codec.store(rotated.keep_largest(frame, 6))[1])
+    as_factors = lowrank.quantised_factors(NOISE, lowrank.spectrum(NOISE, 0.0), RMS, 0.01, 0.42)
+    assert as_factors is not None
+    factor_bits = sum(8 * len(codec.store(group)[1]) for group in as_factors.split())
+    choice = choose(NOISE, 50 * float(NOISE.norm()), Target(2 * RMS, "function"), 5)
+    assert choice.bits <= 1.6 * rotated_bits < 0.2 * factor_bits
+
+
+def test_without_a_base_model_there_is_no_room_for_noise() -> None:
+    for step in (0.3, 1.0, 3.0):
+        choice = choose(NOISE, 0.0, Target(step * RMS, "function"), 5)
+        assert not families(choice) & {"Largest", "Uniform"}
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.1, 0.2, 0.3, 0.4, 0.5])
+@pytest.mark.parametrize("step", [0.5, 0.9, 1.2, 1.6, 3.0])
+def test_unbiased_noise_is_bounded_beside_the_base_model(ratio: float, step: float) -> None:
+    base_norm = float(NOISE.norm()) / ratio
+    choice = choose(NOISE, base_norm, Target(step * RMS, "function"), 5)
+    if any(isinstance(content, ROTATED) for content in choice.contents):
+        assert noise_beside(choice, NOISE, base_norm) <= NOISE_CAP * 1.01
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.5, 1.0])
+def test_the_gain_exponent_restores_length(gain: float) -> None:
+    plain = choose(NOISE, 1.0, Target(1.5 * RMS, "mse"), 5)
+    along, _ = fidelity(plain, NOISE)
+    assert along < 0.9
+    corrected = choose(NOISE, 1.0, Target(1.5 * RMS, "mse", gain), 5)
+    assert families(corrected) == families(plain)
+    assert fidelity(corrected, NOISE)[0] == pytest.approx(along ** (1 - gain), rel=1e-2)
+
+
+@pytest.mark.parametrize("metric", ["mse", "function"])
+def test_finer_steps_cost_more_and_lose_less(metric: str) -> None:
+    matrix = low_rank() + NOISE
+    base_norm = 3 * float(matrix.norm())
+    steps = [2.0, 1.0, 0.5, 0.25, 0.1, 0.01]
+    choices = [choose(matrix, base_norm, Target(step, metric), 5) for step in steps]
+    costs = [choice.bits for choice in choices]
+    errors = [fidelity(choice, matrix)[1] for choice in choices]
+    assert costs == sorted(costs)
+    if metric == "mse":  # noise that is forgiven may grow where shrinkage falls
+        assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.01
+
+
+KINDS = ["noise", "heavy tails", "low rank", "outlier", "one value", "constant", "half zero"]
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from(KINDS),
+    st.sampled_from([8.0, 2.0, 0.5, 0.01, 2.0**-10]),
+    st.sampled_from(["mse", "function"]),
+    st.sampled_from([0.0, 0.3, 3.0, 100.0]),
+    st.sampled_from([1e-9, 1e-3, 1.0]),
+    st.integers(0, 50),
+)
+def test_any_matrix_costs_at_most_half_precision(
+    shape: tuple[int, int],
+    kind: str,
+    step: float,
+    metric: str,
+    base: float,
+    scale: float,
+    seed: int,
+) -> None:
+    matrix = normal(seed, *shape)
+    if kind == "heavy tails":
+        matrix = matrix**5
+    if kind == "low rank":
+        matrix = torch.outer(matrix[:, 0], matrix[0])
+    if kind == "outlier":
+        matrix[seed % shape[0], seed % shape[1]] = 100.0
+    if kind == "one value":
+        matrix = torch.zeros(shape)
+        matrix[seed % shape[0], seed % shape[1]] = -1.0
+    if kind == "constant":
+        matrix = torch.ones(shape)
+    if kind == "half zero":
+        matrix[: shape[0] // 2] = 0
+    matrix = matrix * scale
+    if not matrix.any():
+        return
+    norm = float(matrix.norm())
+    rms = norm / matrix.numel() ** 0.5
+    target = Target(step * rms, metric, factor_step=6 * rms if metric == "function" else None)
+    choice = choose(matrix, base * norm, target, 5)
+    assert choice.bits <= 16 * matrix.numel()
+    if choice.values is None:
+        assert choice == NOTHING
+        return
+    extent = Extent(*shape, matrix.numel())
+    loaded = [codec.load(record, codec.Section(data), extent) for record, data in choice.stored]
+    assert torch.equal(codec.expand(loaded, extent, 5), choice.values)
+    gain, error = fidelity(choice, matrix)
+    if metric == "mse":
+        nothing = 6 / math.log(2) / target.step**2 * norm**2
+        assert choice.bits + nothing * error**2 <= nothing * (1 + 1e-3)
+    assert 0 < gain < 1.3

@@ -1,0 +1,76 @@
+"""The command line: text in, library call, text out.
+
+stdout carries data only; progress, notes and errors go to stderr. Exit 0 done, 1 failed, 2 wrong
+usage, 130 interrupted. What needs torch is imported by the commands that do, when they run.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from tvcodec import __version__
+from tvcodec.cli.decode import decode
+from tvcodec.cli.encode import encode
+from tvcodec.cli.info import info
+from tvcodec.cli.merge import merge
+from tvcodec.cli.report import printable
+from tvcodec.cli.verify import verify
+from tvcodec.errors import TvqError
+
+
+class Commands(click.Group):
+    """Turns what the library raises into a line or two and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a name must not stop a report
+        try:
+            return super().invoke(ctx)
+        except TvqError as error:
+            _complain(str(error), error.hint)
+        except BrokenPipeError:  # the reader of stdout has seen enough: click leaves quietly
+            raise
+        except OSError as error:
+            _complain(_one_line(error))
+        except KeyboardInterrupt:
+            _complain("interrupted, nothing was written")
+            ctx.exit(130)
+        return ctx.exit(1)
+
+
+def _complain(message: str, hint: str | None = None) -> None:
+    click.echo(f"Error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"hint: {printable(hint)}", err=True)
+
+
+def _one_line(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    reason = reason[:1].lower() + reason[1:]
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+)
+@click.version_option(__version__, message="tvcodec %(version)s")
+def main() -> None:
+    """Many fine-tunes of one base model in one small file.
+
+    A .tvq file holds the task vectors (fine-tune minus base model) of any number of fine-tunes.
+    With the base model it gives back any of them, or a merge by weights.
+
+    \b
+      tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
+      tvcodec info bank.tvq
+      tvcodec decode bank.tvq cars --base-model base/ -o cars-restored/
+      tvcodec merge bank.tvq --base-model base/ -o merged/
+      tvcodec verify bank.tvq
+    """
+
+
+for command in (encode, decode, merge, info, verify):
+    main.add_command(command)

@@ -1,0 +1,191 @@
+"""tvcodec info"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from tvcodec.archive import Archive
+from tvcodec.cli import options, report
+from tvcodec.cli.parameters import parameter_rows, parameters_text
+
+INDEX_BYTES = 200_000  # of task indexes read without being asked: about 0.1 s
+MATRIX_TASKS = 8  # up to which similarities are shown as a matrix 80 columns wide
+PAIRS = 10
+RECIPE_ROOM = 80 - 38  # columns, the other columns taken off
+
+
+@click.command(short_help="Show what a .tvq file holds.")
+@options.bank_argument
+@click.option("--parameters", is_flag=True, help="The table of parameters instead, task by task.")
+@click.option("--task", metavar="TASK", help="With --parameters: of this task only.")
+@click.option(
+    "--kinds",
+    is_flag=True,
+    help="Bytes by kind and recipes even in a file of so many tasks that it takes a while.",
+)
+@options.expect_root
+@options.as_json
+def info(
+    bank: str,
+    parameters: bool,
+    task: str | None,
+    kinds: bool,
+    expect_root: str | None,
+    as_json: bool,
+) -> None:
+    """Show tasks, sizes, errors and similarities; no model is needed, nothing is decoded.
+
+    Bits per parameter count all bytes of a task and its share of what tasks share. Errors are
+    relative to the norm of the task vector. An error above 100 % is not a fault: rotated coding
+    trades it for noise that a network averages out; see gain (1 is best) and noise of each
+    parameter with --parameters.
+
+    \b
+      tvcodec info bank.tvq
+      tvcodec info bank.tvq --parameters --task cars
+    """
+    if task is not None and not parameters:
+        raise click.UsageError("--task goes with --parameters")
+    archive = Archive(bank, expected_root=expect_root)
+    chosen = (task,) if task is not None else archive.tasks
+    if as_json:
+        value = _describe(archive, kinds)
+        if parameters:
+            value["parameters"] = [row for name in chosen for row in parameter_rows(archive, name)]
+        report.print_json(value)
+    elif parameters:
+        for name in chosen:
+            click.echo(parameters_text(archive, name))
+    else:
+        click.echo(_text(_describe(archive, kinds)))
+    archive.close()
+
+
+def _describe(archive: Archive, kinds: bool) -> dict[str, Any]:
+    """What `--json` prints; without `kinds`, a file of many tasks is not read to the end."""
+    root = archive.root
+    values = sum(parameter.count for parameter in root.base_model)
+    read_tasks = kinds or sum(task.index_length for task in root.tasks) <= INDEX_BYTES
+    shared = archive.container.size - sum(task.group.length for task in root.tasks)
+    tasks = []
+    for task in root.tasks:
+        whole = task.group.length + shared / len(root.tasks)
+        tasks.append(
+            {
+                "task": task.name,
+                "bytes": task.group.length,
+                "bits_per_parameter": 8 * whole / values if values else 0.0,
+                "error": task.error,
+                "norm": task.norm,
+                "recipe": archive.index(task.name).metadata.get("recipe") if read_tasks else None,
+            }
+        )
+    return {
+        "path": archive.path,
+        "bytes": archive.container.size,
+        "root": archive.container.root_digest.hex(),
+        "base_model": {
+            "sha256": archive.base_model_digest.hex(),
+            "parameters": len(root.base_model),
+            "values": values,
+        },
+        "tasks": tasks,
+        "bytes_by_kind": dict(archive.bytes_by_kind(read_tasks)),
+        "similarity": [[round(cosine, 6) for cosine in row] for row in archive.similarity()],
+    }
+
+
+def _text(value: dict[str, Any]) -> str:
+    base = value["base_model"]
+    size, tasks = report.amount(value["bytes"]), report.counted(len(value["tasks"]), "task")
+    blocks = [
+        f"{report.printable(value['path'])}: {tasks}, {size}\n"
+        f"base model  {base['parameters']:,} parameters, {base['values']:,} values\n"
+        f"  sha256    {base['sha256']}\n"
+        f"root        {value['root']}",
+        _tasks(value["tasks"]),
+        _kinds(value),
+        *_similarity([task["task"] for task in value["tasks"]], value["similarity"]),
+    ]
+    return "\n\n".join(blocks)
+
+
+def _tasks(tasks: list[dict[str, Any]]) -> str:
+    room = RECIPE_ROOM - max((len(task["task"]) for task in tasks), default=0)
+    rows = [
+        (
+            task["task"],
+            report.bits(task["bits_per_parameter"]),
+            report.amount(task["bytes"]),
+            report.percent(task["error"]),
+            textwrap.shorten(_recipe(task["recipe"]), max(room, 12), placeholder=" ..."),
+        )
+        for task in tasks
+    ]
+    return report.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
+
+
+def _recipe(text: str | None) -> str:
+    """The metadata in few words; it is whatever another program wrote there."""
+    if text is None:
+        return "-"
+    try:
+        settings = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return text
+    words = [str(settings.pop(key)) for key in ("name", "metric") if key in settings]
+    rest = sorted(settings.items(), key=lambda item: item[0] != "step")
+    return ", ".join([*words, *(f"{key} {_short(value)}" for key, value in rest)])
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _kinds(value: dict[str, Any]) -> str:
+    kinds, total = value["bytes_by_kind"], value["bytes"]
+    rows = [
+        (kind, report.amount(size), report.percent(size / total))
+        for kind, size in sorted(kinds.items(), key=lambda item: -item[1])
+        if size
+    ]
+    text = report.table(("kind", "size", "share"), rows)
+    if "sections" in kinds:
+        text += "\n(sections of many tasks, taken together; --kinds tells them apart)"
+    return text
+
+
+def _similarity(tasks: list[str], cosines: list[list[float]]) -> Iterator[str]:
+    if len(tasks) < 2 or not cosines:
+        return
+    if len(tasks) <= MATRIX_TASKS:
+        headers = ("similarity", *(str(number + 1) for number in range(len(tasks))))
+        rows = [
+            (f"{n + 1} {task}", *(f"{cosine:.2f}" for cosine in cosines[n]))
+            for n, task in enumerate(tasks)
+        ]
+        yield report.table(headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows])
+        return
+    rows = [(f"{cosine:.2f}", tasks[n], tasks[m]) for cosine, n, m in _closest(cosines)]
+    table = report.table(("similarity", "task", "task"), rows, left=(1, 2))
+    yield f"{table}\n(the {len(rows)} most similar pairs; --json has all)"
+
+
+def _closest(cosines: list[list[float]]) -> list[tuple[float, int, int]]:
+    """The most similar pairs; in a way that does not mind a hundred thousand of them."""
+    flat = [cosine for m, row in enumerate(cosines) for cosine in row[:m]]
+    least = sorted(flat)[-PAIRS:][0]
+    pairs = [
+        (cosine, n, m)
+        for m, row in enumerate(cosines)
+        if max(row[:m], default=-math.inf) >= least
+        for n, cosine in enumerate(row[:m])
+        if cosine >= least
+    ]
+    return sorted(pairs, reverse=True)[:PAIRS]

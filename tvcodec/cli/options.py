@@ -1,0 +1,133 @@
+"""What people may write on the command line, and options that several commands share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from tvcodec.index import valid_task_name
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class _ParamType(click.ParamType):  # type: ignore[type-arg]  # generic in recent versions only
+    """A kind of value that people write."""
+
+
+class Number(_ParamType):
+    """A finite number in a range; its lower end may be excluded."""
+
+    name = "number"
+
+    def __init__(self, above: float = -math.inf, least: float = -math.inf, most: float = math.inf):
+        self.above, self.least, self.most = above, least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"expected a number, got {value!r}", param, ctx)
+        fits = self.above < number < math.inf and self.least <= number <= self.most
+        if not fits:
+            self.fail(f"expected {self._range()}, got {value}", param, ctx)
+        return number
+
+    def _range(self) -> str:
+        if self.most < math.inf:
+            return f"a number in {self.least:g}..{self.most:g}"
+        if self.above > -math.inf:
+            return f"a number above {self.above:g}"
+        return "a finite number"
+
+
+class Bytes(_ParamType):
+    """A number of bytes: 123456, 500KB, 1.5MB, 2GiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"expected bytes such as 500KB or 1.5MB, got {value!r}", param, ctx)
+        number, prefix, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** _POWERS[(prefix or "").lower()])
+        if size < 1:
+            self.fail(f"expected at least one byte, got {value!r}", param, ctx)
+        return size
+
+
+class NamedCheckpoint(_ParamType):
+    """NAME=FINE_TUNE: (name of the task, path of its checkpoint)."""
+
+    name = "NAME=FINE_TUNE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        name, equals, path = value.partition("=")
+        if not equals or not path:
+            self.fail(f"expected NAME=FINE_TUNE, got {value!a}", param, ctx)
+        if not valid_task_name(name):
+            self.fail(
+                f"task {name!a}: expected a name of letters, digits and . _ -, which no system"
+                " reserves for a device",
+                param,
+                ctx,
+            )
+        return name, path
+
+
+def by_task(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Path by task; a usage error where two tasks have one name, but for upper and lower case."""
+    paths: dict[str, str] = {}
+    folded: dict[str, str] = {}
+    for name, path in pairs:
+        other = folded.setdefault(name.casefold(), name)
+        if name in paths:
+            raise click.UsageError(f"task {name!r} is given twice")
+        if other != name:
+            raise click.UsageError(f"tasks {other!r} and {name!r} differ in upper and lower case")
+        paths[name] = path
+    return paths
+
+
+bank_argument = click.argument("bank", metavar="BANK.tvq")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+force = click.option("--force", is_flag=True, help="Overwrite what is there.")
+expect_root = click.option(
+    "--expect-root", metavar="HEX", help="Fail unless this is the file's root digest."
+)
+model_output = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="A .safetensors file, or else a directory that gets the base model's config and tokenizer"
+    " files too.",
+)
+max_shard_size = click.option(
+    "--max-shard-size",
+    type=Bytes(),
+    default="5GB",
+    show_default=True,
+    help="Of the weights in a directory; above it, they are split.",
+)
+
+
+def base_model(required: bool) -> Callable[[Command], Command]:
+    """The option --base-model."""
+    return click.option(
+        "--base-model",
+        metavar="BASE_MODEL",
+        required=required,
+        help="The checkpoint that the file was encoded against; checked by content.",
+    )

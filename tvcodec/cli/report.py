@@ -1,0 +1,63 @@
+"""Numbers, names and tables as people read them; JSON as machines do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+
+def printable(text: str) -> str:
+    """`text` with whatever a terminal might obey, or a line end, written as an escape."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr."""
+    click.echo(printable(text), err=True)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout."""
+    click.echo(json.dumps(value))
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Columns of text; those numbered in `left` flush left, all others right."""
+    from tabulate import tabulate  # not before a table is due: it costs as much as reading a file
+
+    sides = ["left" if column in left else "right" for column in range(len(headers))]
+    return tabulate(
+        [[printable(cell) for cell in row] for row in rows],
+        headers=headers,
+        tablefmt="simple",
+        colalign=sides if rows else None,
+        disable_numparse=True,
+    )
+
+
+def amount(size: int) -> str:
+    """Bytes, as 519.6 kB."""
+    number = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.95:
+            return f"{number:.1f} {unit}" if unit != "B" else f"{size} B"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def percent(share: float) -> str:
+    """A share, as 48.7 %; two places where it is small."""
+    number = 100 * share
+    return f"{number:.1f} %" if number >= 1 or not number else f"{number:.2g} %"
+
+
+def bits(number: float) -> str:
+    """Bits per parameter, to three places."""
+    return f"{number:.3f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """As in "1 task", "8 tasks"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,110 @@
+"""tvcodec verify"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from tvcodec.archive import Archive
+from tvcodec.cli import options, report
+from tvcodec.cli.progress import progress
+
+if TYPE_CHECKING:
+    from tvcodec.remeasure import Remeasured
+
+SHOWN = 5  # differences listed per task
+
+
+@click.command(short_help="Check a .tvq file, or measure its errors again.")
+@options.bank_argument
+@options.base_model(required=False)
+@click.option(
+    "--against",
+    "originals",
+    type=options.NamedCheckpoint(),
+    multiple=True,
+    help="A fine-tune that was encoded: its task is decoded and compared with it, and what the file"
+    " says of errors with what is measured. Needs --base-model; may be given again.",
+)
+@options.expect_root
+@options.as_json
+def verify(
+    bank: str,
+    base_model: str | None,
+    originals: tuple[tuple[str, str], ...],
+    expect_root: str | None,
+    as_json: bool,
+) -> None:
+    """Check every checksum in a file; with the originals, also every error that it states.
+
+    \b
+      tvcodec verify bank.tvq
+      tvcodec verify bank.tvq --base-model base/ --against cars=cars/
+    """
+    paths = options.by_task(originals)
+    if bool(paths) != (base_model is not None):
+        raise click.UsageError("--base-model and --against go together")
+    archive = Archive(bank, expected_root=expect_root)
+    for task in paths:
+        archive.record(task)
+    archive.verify()
+    archive.close()
+    results = _remeasure(bank, archive, base_model, paths) if base_model is not None else []
+    if as_json:
+        report.print_json(
+            {
+                "path": bank,
+                "root": archive.container.root_digest.hex(),
+                "tasks": list(archive.tasks),
+                "against": [result.as_dict() for result in results],
+            }
+        )
+    else:
+        tasks, size = report.counted(len(archive.tasks), "task"), archive.container.size
+        where = f"{report.printable(bank)}: {tasks}, {report.amount(size)}"
+        click.echo(f"{where}: all checksums hold")
+        if results:
+            click.echo(_table(results))
+    _fail_on_differences(results)
+
+
+def _remeasure(
+    bank: str, archive: Archive, base_model: str, paths: Mapping[str, str]
+) -> list[Remeasured]:
+    from tvcodec.decoder import Bank
+    from tvcodec.remeasure import remeasure
+
+    values = sum(parameter.count for parameter in archive.root.base_model)
+    root = archive.container.root_digest.hex()  # whoever changes the file meanwhile is noticed
+    with (
+        Bank(bank, expected_root=root) as opened,
+        progress(("measuring", values * len(paths))) as go,
+    ):
+        return [remeasure(opened, base_model, task, path, go) for task, path in paths.items()]
+
+
+def _table(results: list[Remeasured]) -> str:
+    rows = [
+        (
+            result.task,
+            report.percent(result.recorded),
+            report.percent(result.measured),
+            f"{len(result.differences)} differ" if result.differences else "as stated",
+        )
+        for result in results
+    ]
+    return report.table(("task", "error stated", "error measured", "parameters"), rows, (0, 3))
+
+
+def _fail_on_differences(results: list[Remeasured]) -> None:
+    failed = [result for result in results if result.differences]
+    for result in failed:
+        for line in result.differences[:SHOWN]:
+            click.echo(f"Error: task {result.task!r}: {report.printable(line)}", err=True)
+        if len(result.differences) > SHOWN:
+            report.note(f"... and {len(result.differences) - SHOWN} more")
+    if failed:
+        report.note("hint: are these the checkpoints that the file was encoded from?")
+        click.get_current_context().exit(1)
