@@ -1,0 +1,56 @@
+"""Runs the examples of README.md on the sample, and puts what they print under them.
+
+python tools/refresh_readme.py
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TOP = Path(__file__).parent.parent
+README = TOP / "README.md"
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*\n)", re.MULTILINE)
+
+
+def refreshed(text: str, directory: Path) -> str:
+    """`text` with the output of its console examples as they print it now.
+
+    Examples in Python and command lines of tvcodec run in order, in `directory`, beside a copy of
+    the sample; CalledProcessError where one fails.
+    """
+    shutil.copytree(TOP / "tools/sample", directory / "tools/sample")
+
+    def block(match: re.Match[str]) -> str:
+        language, body = match.groups()
+        if language == "python":
+            _run([sys.executable, "-c", body], directory)
+        if language != "console" or "$ tvcodec " not in body:
+            return match[0]
+        shown = [f"$ {line}{_run(['sh', '-c', line], directory)}" for line in COMMAND.findall(body)]
+        return f"```console\n{''.join(shown)}```"
+
+    return FENCED.sub(block, text)
+
+
+def _run(command: list[str], directory: Path) -> str:
+    """What a command prints, messages behind data."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=directory, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        done.check_returncode()
+    return done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as work:
+        README.write_text(refreshed(README.read_text(), Path(work)))
