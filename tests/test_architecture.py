@@ -41,7 +41,7 @@ IMPORTS = {
     "parts": "basis codec dense index",
     "auto": "codec dense entropy index lowrank quantize rotated",
     "recipes": "auto",
-    "rate": "errors recipes",
+    "rate": "errors",
     "parameter": "auto codec dense index quantize recipes",
     # models in and out
     "checkpoint": "durable errors index",

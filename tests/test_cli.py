@@ -193,7 +193,7 @@ def test_presets_are_those_of_the_library():
         (("--max-error", "0"), "expected a number above 0, got 0"),
         (("--step", "1", "--gain", "2"), "expected a number in 0..1, got 2"),
         (("--size", "5 apples"), "expected bytes such as 500KB or 1.5MB, got '5 apples'"),
-        (("--size", "0"), "expected at least one byte, got '0'"),
+        (("--size", "0"), "expected 1 byte to 8 EiB, got '0'"),
         (("cars=dtd.safetensors",), "task 'cars' is given twice"),
         (("Cars=dtd.safetensors",), "tasks 'cars' and 'Cars' differ in upper and lower case"),
         (("dtd.safetensors",), "expected NAME=FINE_TUNE, got 'dtd.safetensors'"),

@@ -22,7 +22,7 @@ from tvcodec.index import Extent
 # r / TOLERANCE would (measured: 0.29 on a text encoder, 0.75 on a vision model).
 TOLERANCE = 0.6
 NOISE_CAP = 0.2  # noise beside the base model's norm that no choice may pass
-NOISE_FLOOR = 1 / 1200  # what noise costs at least, however small it is beside the weights
+NOISE_FLOOR = 1 / 1000  # what noise costs at least, however small it is beside the weights
 FRONT_PRUNING = 4.0
 RUNS_LOG2 = range(3, 11)
 RECORD = 24  # bytes that one more part takes in an index
@@ -43,6 +43,7 @@ class Target:
     metric: str = "mse"
     gain: float = 0.0
     factor_step: float | None = None
+    rms: float = 0.0
 
 
 class Choice(NamedTuple):
@@ -97,11 +98,12 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
 
 
 def _two_bytes_each(matrix: Tensor) -> dense.Values | quantize.Stage:
-    """Float16 values; where they do not reach, codes of 16 bits."""
-    half = matrix.to(torch.float16)
-    if torch.isfinite(half).all():
-        return dense.Values(half)
-    return quantize.stage(matrix, float(matrix.abs().max()) / 32767, 0.5)
+    """Float16 values, or codes of 16 bits where those are closer: half precision has no room for
+    the very large and the very small."""
+    half = dense.Values(matrix.to(torch.float16))
+    codes = quantize.stage(matrix, float(matrix.abs().max()) / 32767, 0.5)
+    lost = squared_norm(half.values.to(torch.float32) - matrix)
+    return half if lost <= squared_norm(codes.values() - matrix) else codes
 
 
 class _Judge:
@@ -112,6 +114,9 @@ class _Judge:
         self.exponent = target.gain
         self.step = target.step
         self.slope = 6 / math.log(2) / self.step**2
+        if target.metric == "function" and target.rms and self.energy:
+            # what a parameter does to the function grows less than its energy: measured, the root
+            self.slope *= target.rms * math.sqrt(matrix.numel() / self.energy)
         ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
         self.noise_weight = 1.0
         self.noise_cap = math.inf

@@ -95,7 +95,9 @@ class Bank:
         subset. Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes,
         extra rows and integers stay the base model's.
         """
-        chosen = list(dict.fromkeys(tasks or self.tasks))
+        chosen = list(dict.fromkeys(self.tasks if tasks is None else tasks))
+        if tasks is not None and not chosen:
+            raise TvqError("expected at least one task to merge, got none")
         stored = {task: self._task(task) for task in chosen}
         if isinstance(weights, str):
             given = merge_weights.parse(weights, chosen, temperature)
@@ -114,7 +116,7 @@ class Bank:
             number = self.archive.numbers[name]
             original = base.tensor(number)
             if not any(task.changed(number) for _, task in weighted):
-                return original
+                return original.clone()
             return dense.fine_tune(original, self._tau(weighted, number, base), original.dtype)
 
         shapes = {p.name: (p.dtype, p.dims) for p in self.archive.root.base_model}
@@ -128,13 +130,12 @@ class Bank:
         for name in decoded:
             if name not in live:
                 raise CheckpointError(f"expected a module with {name!r}, got one without")
+            if tuple(live[name].shape) != decoded.shape(name):
+                found, wanted = list(live[name].shape), list(decoded.shape(name))
+                raise CheckpointError(f"{name!r}: expected shape {wanted}, got {found}")
         with torch.no_grad():
             for name in decoded:
-                tensor = decoded[name]
-                if live[name].shape != tensor.shape:
-                    found, wanted = list(live[name].shape), list(tensor.shape)
-                    raise CheckpointError(f"{name!r}: expected shape {wanted}, got {found}")
-                live[name].copy_(tensor)
+                live[name].copy_(decoded[name])
 
     def similarity(self) -> list[list[float]]:
         """Cosines between the task vectors, tasks in order, from what the file says of them."""

@@ -23,6 +23,8 @@ from typing import BinaryIO
 from tvcodec.errors import TvqError
 
 STALE_SECONDS = 3600
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tvq"}
+MODEL_FILE = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 
 StrPath = str | os.PathLike[str]
 
@@ -130,6 +132,12 @@ class DirectoryDraft(Draft):
                 f"{self.path}: expected a directory with {self._marker}, got one without",
                 hint="choose another output: --force only replaces a checkpoint",
             )
+        foreign = [entry.name for entry in self.path.iterdir() if _is_foreign(entry)]
+        if self.force and foreign:
+            raise TvqError(
+                f"{self.path}: --force would delete {min(foreign)}, which is no part of a model",
+                hint="choose another output",
+            )
 
     def publish(self) -> None:
         """Makes the draft the target, durably; an old target stands aside until the new one is in
@@ -181,6 +189,13 @@ def durable_directory(path: StrPath, force: bool = False) -> Iterator[Path]:
     except BaseException:
         draft.discard()
         raise
+
+
+def _is_foreign(entry: Path) -> bool:
+    """Whether a model's directory would not hold this: other weights, or a folder with weights."""
+    if entry.is_dir():
+        return any(entry.rglob("*.safetensors"))
+    return entry.suffix in WEIGHT_SUFFIXES and not MODEL_FILE.fullmatch(entry.name)
 
 
 def _kind(mode: int) -> str:

@@ -72,16 +72,16 @@ def encode(
     """Writes all fine-tunes into one .tvq file at `path`, which appears whole or not at all.
 
     Checkpoints are files, directories or mappings of names to tensors. `recipe` defaults to the
-    quality "balanced", or to what suits a `goal`, which replaces its step by the one that reaches a
-    size or an error. The
-    bytes depend neither on the order of the tasks nor on `jobs`, the number of threads.
+    quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
+    size or an error. The bytes depend neither on the order of the tasks nor on `jobs`, the number
+    of threads.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
     finite, TvqError where `path` exists and `force` is not set, OSError, and ValueError for task
     names.
     """
     if recipe is None:
-        recipe = QUALITIES["balanced"] if goal is None else goal.recipe
+        recipe = QUALITIES["balanced"] if goal is None else Recipe()
     elif goal and goal.max_error is not None:
         recipe = replace(recipe, metric="mse", factor_step=None)
     _check_names(fine_tunes)

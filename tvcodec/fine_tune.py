@@ -50,7 +50,8 @@ class FineTune:
         dtype = TORCH_DTYPES[self.task.dtype(number)]
         parts = self.task.parts(number)
         if parts is None:
-            return dense.converted(original, dtype)
+            same = dense.converted(original, dtype)
+            return same.clone() if same is original else same  # a base model in memory is lent
         if parts.exact is not None:
             return dense.exact_restore(dense.converted(original, dtype), parts.exact)
         shape, of = self.archive.root.base_model[number].extent, self.task.stored_as(number)

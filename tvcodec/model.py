@@ -51,6 +51,10 @@ class Model(Mapping[str, Tensor]):
         values = sum(_count(shape) for _, shape in self._shapes.values())
         return f"<tvcodec.Model of {len(self)} parameters, {values:,} values>"
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without computing it."""
+        return self._shapes[name][1]
+
     def subset(self, names: list[str]) -> Model:
         """The same with these parameters only."""
         shapes = {name: self._shapes[name] for name in names}

@@ -14,8 +14,8 @@ from tvcodec.index import ROWS, Entry, Mask, Part, SmallMember, single
 from tvcodec.recipes import Recipe
 
 SMALL = 4096  # values up to which a parameter is coded finely, together with the other small ones
-SMALL_STEP = 0.75  # of the small parameters' own root mean square, at most
-SMALL_SHARE = 0.375  # of the recipe's step
+SMALL_STEP = 1.0  # of the small parameters' own root mean square, at most
+SMALL_SHARE = {"mse": 0.375, "function": 0.5}  # of the recipe's step, by metric
 SYMBOL_MAX = 127
 EXACT_FROM = 2.0  # bits per value below which no bit-exact difference can compete
 
@@ -76,7 +76,7 @@ def encode(number: int, read: Read, recipe: Recipe, rms: float) -> Coded:
 
 def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
     own = _rms(tau)
-    step = own * min(SMALL_STEP, recipe.step * SMALL_SHARE)
+    step = own * min(SMALL_STEP, recipe.step * SMALL_SHARE[recipe.metric])
     stage = quantize.stage(tau.reshape(-1), step, 0.5)
     if int(stage.codes.abs().max()) > SYMBOL_MAX or not stage.scale:
         return None

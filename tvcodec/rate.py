@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvcodec.errors import TvqError
-from tvcodec.recipes import Recipe
 
 STEP_RANGE = (2.0**-10, 2.0**6)
 ENOUGH = 0.01  # how close below the goal is close enough, relative
@@ -22,11 +21,6 @@ class Goal:
     bits: float | None = None
     size: int | None = None
     max_error: float | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        """What suits the goal: an error is a squared error, a size should keep the function."""
-        return Recipe() if self.max_error is not None else Recipe(metric="function")
 
     def in_bytes(self, values: int) -> Goal:
         """The same for a base model of `values` values, with bits per parameter as bytes."""

@@ -22,7 +22,7 @@ class Recipe:
     def target(self, rms: float) -> Target:
         """The same in absolute terms, for a task vector of root mean square `rms`."""
         factor_step = self.factor_step * rms if self.factor_step else None
-        return Target(self.step * rms, self.metric, self.gain, factor_step)
+        return Target(self.step * rms, self.metric, self.gain, factor_step, rms)
 
     def at_step(self, step: float) -> Recipe:
         """The same at another step."""
@@ -41,7 +41,7 @@ class Recipe:
 
 
 QUALITIES = {
-    "small": Recipe(step=2.0, metric="function"),
+    "small": Recipe(step=2.2, metric="function"),
     "balanced": Recipe(step=1.0, metric="function", factor_step=6.0),
     "high": Recipe(step=1.0),
 }

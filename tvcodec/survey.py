@@ -41,7 +41,7 @@ class TaskSurvey:
     @property
     def norm(self) -> float:
         """Norm of the whole task vector."""
-        return math.sqrt(sum(self.energies.values()))
+        return min(math.sqrt(sum(self.energies.values())), NORM_MAX)
 
     @property
     def rms(self) -> float:
@@ -226,7 +226,7 @@ def _check_finite(
         raise CheckpointError(
             f"{where}: parameter {name!r}: expected finite values, got {tensor[at].item()}"
             f" at {list(at)}",
-            hint="--exact stores such values as they are" if task else None,
+            hint="--exact stores such values as they are",
         )
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 QUALITIES = {  # what each costs and keeps, as measured
     "small": "~0.04 bit",
-    "balanced": "~0.08 bit",
-    "high": "~1.2 bit",
+    "balanced": "~0.10 bit",
+    "high": "~1.1 bit",
 }
 _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 
@@ -68,7 +68,7 @@ _RATES = ("step", "bits", "size", "max_error", "quality", "exact")
     "--metric",
     type=click.Choice(["mse", "function"]),
     help="What --step, --bits and --size judge by: squared error [default], or what the error does"
-    " to the network, which allows large unbiased noise.",
+    " to the network, which allows large unbiased noise and suits less than half a bit.",
 )
 @click.option(
     "--gain",

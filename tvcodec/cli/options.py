@@ -59,9 +59,11 @@ class Bytes(_ParamType):
         if match is None:
             self.fail(f"expected bytes such as 500KB or 1.5MB, got {value!r}", param, ctx)
         number, prefix, binary = match.groups()
+        if len(number) > 20:
+            self.fail(f"expected 1 byte to 8 EiB, got {value[:40]!r}", param, ctx)
         size = int(float(number) * (1024 if binary else 1000) ** _POWERS[(prefix or "").lower()])
-        if size < 1:
-            self.fail(f"expected at least one byte, got {value!r}", param, ctx)
+        if not 1 <= size < 2**63:
+            self.fail(f"expected 1 byte to 8 EiB, got {value[:40]!r}", param, ctx)
         return size
 
 
