@@ -42,7 +42,8 @@ def remeasure(
     progress: Progress = lambda values: None,
 ) -> Remeasured:
     """Decodes a task and compares it with the fine-tune that it was encoded from: bits where they
-    are kept, errors where they are not. BaseModelMismatch, CheckpointError, UnknownTaskError."""
+    are kept, or where the file says that nothing was lost, and errors elsewhere. Tied parameters
+    have to be the same tensor. BaseModelMismatch, CheckpointError, UnknownTaskError."""
     with open_checkpoint(base_model) as base, open_checkpoint(fine_tune) as original:
         measuring = _Measuring(bank, base, task, original)
         for parameter in bank.archive.root.base_model:
@@ -57,7 +58,7 @@ def remeasure(
 class _Measuring:
     def __init__(self, bank: Bank, base: Checkpoint, task: str, original: Checkpoint) -> None:
         self.base, self.original = base, original
-        self.numbers = bank.archive.numbers
+        self.numbers, self.parameters = bank.archive.numbers, bank.archive.root.base_model
         self.index = bank.archive.index(task)
         self.record = bank.archive.record(task)
         self.restored: Model = bank.decode(task, base)
@@ -95,7 +96,9 @@ class _Measuring:
         number = self.numbers.get(name)
         if number is None or number in self.whole or not original.is_floating_point():
             self._same_bits(name, restored, original)
-        elif number not in self.aliases:
+        elif number in self.aliases:
+            self._same_as_twin(name, self.parameters[self.aliases[number]].name, original)
+        else:
             self._measure(name, number, restored, original)
 
     def _measure(self, name: str, number: int, restored: Tensor, original: Tensor) -> None:
@@ -109,8 +112,10 @@ class _Measuring:
         self.energy += energy
         if isinstance(stated, Entry) and isinstance(stated.parts[0], Exact):
             self._same_bits(name, restored, original)
-        elif stated is None:
+        elif stated is None and self.record.error:
             self.lost += energy
+        elif stated is None:
+            self._same_bits(name, restored, original)
         else:
             values = self.task_vector[name]
             lost = _energy(values - tau)
@@ -120,8 +125,12 @@ class _Measuring:
                 self._differs(name, "; ".join(lines))
 
     def _same_bits(self, name: str, restored: Tensor, original: Tensor) -> None:
-        if restored.numel() and not torch.equal(_bits(restored), _bits(original)):
+        if not _same(restored, original):
             self._differs(name, "expected the same bits, got others")
+
+    def _same_as_twin(self, name: str, twin: str, original: Tensor) -> None:
+        if twin in self.original and not _same(original, self.original.tensor(twin)):
+            self._differs(name, f"expected the same bits as {twin!r}, got others")
 
     def _differs(self, name: str, line: str) -> None:
         self.found.differences.append(f"parameter {name!r}: {line}")
@@ -143,5 +152,9 @@ def _energy(tensor: Tensor) -> float:
     return float(tensor.square().sum(dtype=torch.float64))
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether dtype, shape and bits are the same."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape) or not one.numel():
+        return (one.dtype, one.shape) == (other.dtype, other.shape)
+    bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return torch.equal(*bits)
