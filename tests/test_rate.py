@@ -104,6 +104,19 @@ def test_a_size_below_the_index_is_refused_and_nothing_written(coded: Coder) -> 
         coded(BASE, TUNES, MSE, Goal(size=10), name="never.tvq")
 
 
+def test_a_goal_beside_an_exact_recipe_is_refused(coded: Coder) -> None:
+    with pytest.raises(ValueError, match="expected a goal or an exact recipe, got both"):
+        coded(BASE, TUNES, tvcodec.EXACT, Goal(size=10_000))
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"bits": 1, "size": 9}, {"max_error": float("nan")}, {"bits": -1}]
+)
+def test_a_goal_is_one_number(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected one of bits, size and max_error"):
+        Goal(**fields)  # type: ignore[arg-type]
+
+
 def test_tasks_get_steps_of_their_own(coded: Coder) -> None:
     """Relative errors of a strong and a weak task come out alike, whatever else is in the file."""
     together = coded(BASE, TUNES, MSE, Goal(max_error=0.2))

@@ -78,8 +78,10 @@ def encode(
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
     finite, TvqError where `path` exists and `force` is not set, OSError, and ValueError for task
-    names.
+    names and for a goal beside an exact recipe, which has no step to search.
     """
+    if recipe is not None and recipe.exact and goal is not None:
+        raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
     if recipe is None:
         recipe = QUALITIES["balanced"] if goal is None else Recipe()
     elif goal and goal.max_error is not None:

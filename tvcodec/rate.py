@@ -16,11 +16,17 @@ ROUNDS = 12
 @dataclass(frozen=True, slots=True)
 class Goal:
     """One of: bits per parameter, bytes, or error relative to the norm of the task vector; each for
-    every task on its own, so that a weak task is never drowned by a strong one."""
+    every task on its own, so that a weak task is never drowned by a strong one. ValueError for none
+    of them, or several."""
 
     bits: float | None = None
     size: int | None = None
     max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.bits, self.size, self.max_error) if value is not None]
+        if len(given) != 1 or not 0 <= given[0] < math.inf:
+            raise ValueError(f"expected one of bits, size and max_error, from 0, got {self}")
 
     def in_bytes(self, values: int) -> Goal:
         """The same for a base model of `values` values, with bits per parameter as bytes."""
