@@ -1,4 +1,4 @@
-"""What each fine-tune changed: read once before anything is encoded, and refused if unsound."""
+"""What each fine-tune changed: found out before anything is encoded, and refused if unsound."""
 
 from __future__ import annotations
 
@@ -66,9 +66,14 @@ class Survey:
 def survey(
     base: Checkpoint, fine_tunes: Mapping[str, Checkpoint], exact: bool, progress: Progress
 ) -> Survey:
-    """Reads every tensor once. Raises CheckpointError for parameters of unusable names, values that
-    are not finite (unless `exact`), and a fine-tune without any parameter of the base model."""
+    """Reads the base model once by itself and once beside each fine-tune; each fine-tune once, but
+    twice what changed of parameters that are tied in the base model.
+
+    Raises CheckpointError for parameters of unusable names, values that are not finite (unless
+    `exact`), and a fine-tune without any parameter of the base model.
+    """
     parameters, twins = _identify(base, progress)
+    firsts = frozenset(twins.values())
     tasks = []
     for name in sorted(fine_tunes):
         task = TaskSurvey(name, fine_tunes[name])
@@ -77,7 +82,8 @@ def survey(
         for number, parameter in enumerate(parameters):
             if parameter.name in task.checkpoint:
                 _compare(task, number, parameter, base, exact)
-                _find_alias(task, number, parameter, twins, seen)
+                if number in task.energies and (number in twins or number in firsts):
+                    _find_alias(task, number, parameter, twins.get(number), seen)
             progress(parameter.count)
         tasks.append(task)
     return Survey(base, parameters, tuple(tasks))
@@ -199,16 +205,13 @@ def _find_alias(
     task: TaskSurvey,
     number: int,
     parameter: BaseParameter,
-    twins: dict[int, int],
+    of: int | None,
     seen: dict[int, bytes],
 ) -> None:
-    """Records parameters that are the same tensor in base model and fine-tune: tied weights."""
-    groups = set(twins.values())
-    if number not in task.energies or (number not in groups and number not in twins):
-        return
+    """Records a parameter that is the same tensor as its twin `of` in the fine-tune too: tied
+    weights. `seen` has the digests of those before it."""
     digest = content_digest(task.checkpoint.tensor(parameter.name))
     seen[number] = digest
-    of = twins.get(number)
     if of is not None and seen.get(of) == digest:
         task.aliases[number] = of
         del task.energies[number]
