@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ MODEL_FILE = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|
 StrPath = str | os.PathLike[str]
 
 
-class Draft:
+class Draft(ABC):
     """A temporary beside `path` that becomes `path` by `publish` or vanishes by `discard`.
 
     Creating one raises TvqError where `path` may not be written: it exists and `force` is not set,
@@ -55,15 +56,17 @@ class Draft:
         if not self.force:
             raise TvqError(f"{self.path}: exists already", hint="--force overwrites it")
 
+    @abstractmethod
     def refuse_kind(self, mode: int) -> None:
-        if not stat.S_ISREG(mode):
-            raise TvqError(f"{self.path}: expected a file or nothing there, got {_kind(mode)}")
+        """TvqError if something of that `st_mode` must not be replaced, `force` or not."""
 
+    @abstractmethod
     def publish(self) -> None:
-        raise NotImplementedError
+        """Makes the draft the target, durably; on an error the old target stays."""
 
+    @abstractmethod
     def discard(self) -> None:
-        raise NotImplementedError
+        """Removes the draft, whatever state it is in."""
 
 
 class FileDraft(Draft):
@@ -76,8 +79,11 @@ class FileDraft(Draft):
         # What the kernel made of 0666 and the umask; reading the umask itself would have to set it.
         self._mode = stat.S_IMODE(os.fstat(self.handle.fileno()).st_mode)
 
+    def refuse_kind(self, mode: int) -> None:
+        if not stat.S_ISREG(mode):
+            raise TvqError(f"{self.path}: expected a file or nothing there, got {_kind(mode)}")
+
     def publish(self) -> None:
-        """Makes the draft the target, durably; on an error the old target stays."""
         if not self.handle.closed:
             self.handle.flush()
         # By name: a library told to write to `temporary` may have put a file of its own there.
