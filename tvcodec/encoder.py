@@ -197,7 +197,7 @@ def _encode_task(
             return task.checkpoint.rows(name, 0, dims[0]), found.base.tensor(name)
         return task.checkpoint.tensor(name), found.base.tensor(name)
 
-    if recipe.exact:
+    if recipe.exact or not task.energies[number]:
         return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
     return parameter.encode(number, read, recipe, task.rms)
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tvcodec.checkpoint import Checkpoint, content_digest, fingerprint, first_nonfinite
-from tvcodec.dense import converted, task_vector
+from tvcodec.dense import converted, squared_norm, task_vector
 from tvcodec.errors import CheckpointError
 from tvcodec.index import BaseParameter, valid_parameter_name
 
 NORM_MAX = 3e38
+LOSSY_NORM_MAX = 1e36  # noise of several times the norm has to fit float32 too
 Progress = Callable[[int], None]  # told how many more values have been dealt with
 
 
@@ -22,8 +23,9 @@ Progress = Callable[[int], None]  # told how many more values have been dealt wi
 class TaskSurvey:
     """How one fine-tune differs from the base model; parameters by number.
 
-    `energies` holds the squared norm of the task vector of each changed parameter of floats, and
-    `kept` the parameters that are stored whole: another shape or kind, or changed integers.
+    `energies` holds the squared norm of the task vector of each parameter of floats with other bits
+    (0.0 where float32 does not tell the difference: a zero of the other sign, 1e-50), and `kept`
+    the parameters that are stored whole: another shape or kind, or changed integers.
     """
 
     name: str
@@ -175,23 +177,19 @@ def _measure(
         _check_finite(None, parameter.name, original, base.label)
     task.count += parameter.count
     common = fine_tune[: parameter.dims[0]] if number in task.rows else fine_tune
-    if exact and _same_bits(common, original):
+    if _same_bits(common, original):
         return
-    energy = _energy(task_vector(common, original).nan_to_num_(0, 0, 0))
+    tau = task_vector(common, original)
+    energy = squared_norm(tau.nan_to_num_(0, 0, 0) if exact else tau)
     if exact:
         energy = min(energy, NORM_MAX**2)
-    elif energy > NORM_MAX**2:
+    elif energy > LOSSY_NORM_MAX**2:
         raise CheckpointError(
-            f"task {task.name!r}: parameter {parameter.name!r}: expected a task vector whose norm"
-            " fits float32, got a larger one",
+            f"task {task.name!r}: parameter {parameter.name!r}: expected a task vector of norm"
+            f" {LOSSY_NORM_MAX:g} at most, got {math.sqrt(energy):g}",
             hint="--exact stores such values as they are",
         )
-    if energy or exact:
-        task.energies[number] = energy
-
-
-def _energy(tau: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tau)) ** 2
+    task.energies[number] = energy
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
