@@ -27,7 +27,7 @@ from tvcodec.index import (
     valid_task_name,
 )
 from tvcodec.recipes import QUALITIES, Recipe
-from tvcodec.spool import Spool
+from tvcodec.spool import Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
 
 FLOAT32_MAX = 3.4e38
@@ -104,10 +104,17 @@ def encode(
 
 
 def _open(name: str, source: CheckpointSource) -> Checkpoint:
-    try:
+    with _naming(name):
         return open_checkpoint(source)
+
+
+@contextmanager
+def _naming(task: str) -> Iterator[None]:
+    """Says which task an error comes from."""
+    try:
+        yield
     except TvqError as error:
-        raise type(error)(f"task {name!r}: {error}", error.hint) from None
+        raise type(error)(f"task {task!r}: {error}", error.hint) from None
 
 
 def _check_names(fine_tunes: Mapping[str, object]) -> None:
@@ -145,7 +152,7 @@ def _recipes(
     if goal is None or recipe.exact:
         return [recipe] * len(found.tasks)
 
-    def measure(task: TaskSurvey, step: float) -> rate.Measured:
+    def measure(task: TaskSurvey, whole: Whole, step: float) -> rate.Measured:
         with Spool(found, task) as spool:
             numbers = range(len(found.base_model))
             at_step = recipe.at_step(step)
@@ -155,13 +162,15 @@ def _recipes(
             for base, coded in zip(found.base_model, coding, strict=True):
                 spool.put(coded, keep_sections=False)
                 progress(base.count)
-            return rate.Measured(spool.finished_bytes(at_step.as_metadata()), spool.error)
+            return rate.Measured(spool.finished_bytes(at_step.as_metadata(), whole), spool.error)
 
-    wanted = goal.in_bytes(found.values)
-    return [
-        recipe.at_step(rate.find_step(wanted, functools.partial(measure, task)))
-        for task in found.tasks
-    ]
+    wanted, recipes = goal.in_bytes(found.values), []
+    for task in found.tasks:
+        whole = put_whole(measured, found, task)
+        with _naming(task.name):
+            step = rate.find_step(wanted, functools.partial(measure, task, whole))
+        recipes.append(recipe.at_step(step))
+    return recipes
 
 
 def _encode_parameter(
