@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ class Bank:
             shapes,
             lambda name: self._tau([(1.0, stored)], self.archive.numbers[name], base),
             {"tvcodec.task_vector": task},
+            inputs=self._inputs(base),
         )
         return _matching(model, task, parameters)
 
@@ -76,7 +78,8 @@ class Bank:
         stored, base = self._task(task), self._base(base_model)
         fine_tune = FineTune(stored, self._basis(), base)
         metadata = {"tvcodec.task": task}
-        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory)
+        inputs = self._inputs(base)
+        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory, inputs)
         return _matching(model, task, parameters)
 
     def merge(
@@ -120,7 +123,7 @@ class Bank:
             return dense.fine_tune(original, self._tau(weighted, number, base), original.dtype)
 
         shapes = {p.name: (p.dtype, p.dims) for p in self.archive.root.base_model}
-        return Model(shapes, compute, metadata, base.directory)
+        return Model(shapes, compute, metadata, base.directory, self._inputs(base))
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
@@ -161,6 +164,11 @@ class Bank:
 
     def _base(self, source: CheckpointSource) -> BaseModel:
         return BaseModel(self.archive, open_checkpoint(source))
+
+    def _inputs(self, base: BaseModel | None) -> frozenset[Path]:
+        """What a model is made from, and must not be written over."""
+        paths = frozenset() if base is None else base.checkpoint.paths
+        return paths | {Path(self.archive.path)}
 
     def _basis(self) -> SharedBasis:
         if self._shared is None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tvcodec import parameter, rate
-from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.errors import CheckpointError, TvqError
 from tvcodec.index import (
@@ -77,8 +77,9 @@ def encode(
     of threads.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
-    finite, TvqError where `path` exists and `force` is not set, OSError, and ValueError for task
-    names and for a goal beside an exact recipe, which has no step to search.
+    finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
+    within its directory, OSError, and ValueError for task names and for a goal beside an exact
+    recipe, which has no step to search.
     """
     if recipe is not None and recipe.exact and goal is not None:
         raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
@@ -88,9 +89,11 @@ def encode(
         recipe = replace(recipe, metric="mse", factor_step=None)
     _check_names(fine_tunes)
     with ExitStack() as stack:
-        writer = stack.enter_context(Writer(path, force=force))
         base = stack.enter_context(open_checkpoint(base_model))
         tunes = {name: stack.enter_context(_open(name, fine_tunes[name])) for name in fine_tunes}
+        for checkpoint in (base, *tunes.values()):
+            refuse_inputs(path, checkpoint.paths)
+        writer = stack.enter_context(Writer(path, force=force))
         stack.enter_context(_one_thread_per_parameter())
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))

@@ -26,7 +26,11 @@ class Checkpoint:
     """
 
     def __init__(
-        self, stored: Mapping[str, StoredTensor], label: str, directory: Path | None = None
+        self,
+        stored: Mapping[str, StoredTensor],
+        label: str,
+        directory: Path | None = None,
+        path: Path | None = None,
     ) -> None:
         for name in stored:
             _check_name(name, label)
@@ -35,6 +39,7 @@ class Checkpoint:
         self.names: tuple[str, ...] = tuple(sorted(stored))
         self.label = label
         self.directory = directory
+        self._path = path
         self._stored = dict(stored)
 
     def dtype(self, name: str) -> str:
@@ -60,6 +65,12 @@ class Checkpoint:
         """Bytes of the weights where they are stored; tensors that share storage count once."""
         runs = {_run(stored) for stored in self._stored.values()}
         return sum(length for _, _, length in runs)
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """The files that hold the tensors, and the path it was opened by; none for a mapping."""
+        files = {item.file.path for item in self._stored.values() if isinstance(item, FileTensor)}
+        return frozenset(files if self._path is None else {self._path, *files})
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensor(name)
@@ -107,11 +118,11 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
         return _open_mapping(source)
     path = Path(source)
     if path.is_dir():
-        return Checkpoint(read_directory(path, _check_kind), str(path), path)
+        return Checkpoint(read_directory(path, _check_kind), str(path), path, path)
     directory = path.parent if (path.parent / "config.json").is_file() else None
     _check_kind(path)
     read = read_safetensors if _is_safetensors(path) else read_torch
-    return Checkpoint(read(path), str(path), directory)
+    return Checkpoint(read(path), str(path), directory, path)
 
 
 def _open_mapping(source: Mapping[str, Tensor]) -> Checkpoint:
