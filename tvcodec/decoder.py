@@ -127,15 +127,30 @@ class Bank:
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
-        one at a time. CheckpointError unless the module has its names and shapes."""
-        decoded = self.decode(task, base_model)
+        one at a time. CheckpointError, and a module as it was, unless the module has its names and
+        shapes, and the base model does not lie in the module's own memory."""
+        base = open_checkpoint(base_model)
+        decoded = self.decode(task, base)
         live = dict(model.state_dict(keep_vars=True))
+        if shared := base.shared_with(live.values()):
+            raise CheckpointError(
+                f"parameter {shared!r}: expected a base model apart from the module, got its own"
+                " memory, which the task overwrites",
+                hint="give the base model's file, or a copy: {name: tensor.clone() for name, ...}",
+            )
         for name in decoded:
             if name not in live:
-                raise CheckpointError(f"expected a module with {name!r}, got one without")
+                raise CheckpointError(
+                    f"task {task!r}: expected a module with parameter {name!r}, got one without",
+                    hint="is this the architecture of the fine-tune?",
+                )
             if tuple(live[name].shape) != decoded.shape(name):
                 found, wanted = list(live[name].shape), list(decoded.shape(name))
-                raise CheckpointError(f"{name!r}: expected shape {wanted}, got {found}")
+                raise CheckpointError(
+                    f"task {task!r}: parameter {name!r}: expected a module's of shape {wanted},"
+                    f" got {found}",
+                    hint="is this the architecture of the fine-tune?",
+                )
         with torch.no_grad():
             for name in decoded:
                 live[name].copy_(decoded[name])

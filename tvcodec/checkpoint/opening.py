@@ -1,7 +1,7 @@
 """Open a checkpoint in whatever form it comes."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +71,16 @@ class Checkpoint:
         """The files that hold the tensors, and the path it was opened by; none for a mapping."""
         files = {item.file.path for item in self._stored.values() if isinstance(item, FileTensor)}
         return frozenset(files if self._path is None else {self._path, *files})
+
+    def shared_with(self, tensors: Iterable[Tensor]) -> str | None:
+        """The first name whose tensor lies in the memory of one of `tensors`: writing to that one
+        would change it. None where nothing does, as for all files."""
+        taken = {_storage(tensor) for tensor in tensors} - {(None, 0)}
+        for name in self.names:
+            stored = self._stored[name]
+            if isinstance(stored, MemoryTensor) and _storage(stored.tensor) in taken:
+                return name
+        return None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensor(name)
@@ -186,6 +196,12 @@ def _check_name(name: str, label: str) -> None:
             f"{label}: expected names of 1 to {NAME_MAX} printable characters in NFC, "
             f"got {name[:NAME_MAX]!a}"
         )
+
+
+def _storage(tensor: Tensor) -> tuple[str | None, int]:
+    """Device and address of the memory that a tensor lies in; (None, 0) where it takes none."""
+    address = tensor.untyped_storage().data_ptr()
+    return (str(tensor.device), address) if address else (None, 0)
 
 
 def _run(stored: StoredTensor) -> tuple[object, int, int]:
