@@ -106,6 +106,7 @@ class Bank:
             given = merge_weights.parse(weights, chosen, temperature)
         else:
             given = merge_weights.checked(weights, chosen)
+        scaling = merge_weights.checked_scaling(scaling)
         base = self._base(base_model)
         given = dict(sorted(given.items()))
         weighted = [(scaling * weight, stored[task]) for task, weight in given.items() if weight]
