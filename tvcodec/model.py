@@ -14,8 +14,9 @@ from tvcodec.checkpoint import (
     save_directory,
     save_safetensors,
 )
-from tvcodec.errors import UnknownTaskError
+from tvcodec.errors import TvqError
 
+OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 Compute = Callable[[str], Tensor]
 
 
@@ -83,6 +84,12 @@ class Model(Mapping[str, Tensor]):
         inputs, and what reading a tensor raises.
         """
         refuse_inputs(path, self.inputs)
+        if Path(path).suffix in OTHER_FORMATS:
+            raise TvqError(
+                f"{os.fspath(path)}: expected a name that ends in .safetensors, or that of a"
+                f" directory, got {Path(path).suffix}",
+                hint="write .safetensors and convert it",
+            )
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
 
         def compute(name: str) -> Tensor:
@@ -104,6 +111,3 @@ def _count(shape: tuple[int, ...]) -> int:
     for dim in shape:
         count *= dim
     return count
-
-
-__all__ = ["Model", "UnknownTaskError"]
