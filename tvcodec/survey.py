@@ -12,7 +12,7 @@ from torch import Tensor
 from tvcodec.checkpoint import Checkpoint, content_digest, fingerprint, first_nonfinite
 from tvcodec.dense import converted, squared_norm, task_vector
 from tvcodec.errors import CheckpointError
-from tvcodec.index import BaseParameter, valid_parameter_name
+from tvcodec.index import BaseParameter
 
 NORM_MAX = 3e38
 LOSSY_NORM_MAX = 1e36  # noise of several times the norm has to fit float32 too
@@ -71,8 +71,8 @@ def survey(
     """Reads the base model once by itself and once beside each fine-tune; each fine-tune once, but
     twice what changed of parameters that are tied in the base model.
 
-    Raises CheckpointError for parameters of unusable names, values that are not finite (unless
-    `exact`), and a fine-tune without any parameter of the base model.
+    Raises CheckpointError for values that are not finite or far too large (unless `exact`), and a
+    fine-tune without any parameter of the base model.
     """
     parameters, twins = _identify(base, progress)
     firsts = frozenset(twins.values())
@@ -97,8 +97,6 @@ def _identify(
     """The base model's parameters, and for each that repeats an earlier one bit for bit, which."""
     parameters, twins, first = [], {}, dict[bytes, int]()
     for number, name in enumerate(base.names):
-        if not valid_parameter_name(name):
-            raise CheckpointError(f"{base.label}: parameter {name!a}: the name is not usable")
         tensor = base.tensor(name)
         dtype, shape = base.dtype(name), base.shape(name)
         parameters.append(
@@ -125,8 +123,6 @@ def _compare_names(
             hint="is this a fine-tune of that base model?",
         )
     for name in task.added:
-        if not valid_parameter_name(name):
-            raise CheckpointError(f"task {task.name!r}: parameter {name!a}: the name is not usable")
         if not exact:
             _check_finite(task, name, checkpoint.tensor(name))
 

@@ -35,7 +35,9 @@ class Checkpoint:
         for name in stored:
             _check_name(name, label)
         if not stored:
-            raise CheckpointError(f"{label}: expected at least one tensor, got none")
+            raise CheckpointError(
+                f"{label}: expected at least one tensor, got none", "give the model's weights"
+            )
         self.names: tuple[str, ...] = tuple(sorted(stored))
         self.label = label
         self.directory = directory
@@ -144,7 +146,10 @@ def _open_mapping(source: Mapping[str, Tensor]) -> Checkpoint:
             raise TypeError(f"expected a mapping of str to torch.Tensor, got {found}")
         where = f"{label}: {name!r}"
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise CheckpointError(f"{where}: expected a dense tensor, got a sparse or packed one")
+            raise CheckpointError(
+                f"{where}: expected a dense tensor, got a sparse or packed one",
+                "convert it with .to_dense() or .dequantize() first",
+            )
         if tensor.device.type != "cpu":
             raise CheckpointError(
                 f"{where}: expected a tensor on the CPU, got {tensor.device.type}",
@@ -176,7 +181,10 @@ def _check_kind(path: Path) -> None:
         )
     if head.startswith(b"GGUF"):
         raise CheckpointError(f"{expected} a GGUF file", "give the model it was converted from")
-    raise CheckpointError(f"{expected} a file that begins with {head[:8]!r}")
+    raise CheckpointError(
+        f"{expected} a file that begins with {head[:8]!r}",
+        "load it with what wrote it and save its state dict as .safetensors",
+    )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -185,7 +193,10 @@ def _is_safetensors(path: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: expected a regular file, got a device or pipe")
+        raise CheckpointError(
+            f"{path}: expected a regular file, got a device or pipe",
+            "write it to a file first: tensors are read in any order",
+        )
     with open(path, "rb") as handle:
         return handle.read(64)
 
@@ -194,7 +205,8 @@ def _check_name(name: str, label: str) -> None:
     if not valid_parameter_name(name):
         raise CheckpointError(
             f"{label}: expected names of 1 to {NAME_MAX} printable characters in NFC, "
-            f"got {name[:NAME_MAX]!a}"
+            f"got {name[:NAME_MAX]!a}",
+            "rename the tensor and save the checkpoint again",
         )
 
 
