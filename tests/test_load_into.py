@@ -74,9 +74,23 @@ def test_another_architecture_is_refused_and_left_alone(
 ) -> None:
     module, states, opened = bank
     module.norm = nn.LayerNorm(15)
-    with pytest.raises(tvcodec.CheckpointError, match=r"task 'a': parameter 'norm.bias'.*\[15\]"):
+    with pytest.raises(
+        tvcodec.CheckpointError, match=r"'a': parameter 'norm.bias': .*\[16\], got \[15\]"
+    ):
         opened.load_into(module, "a", states["base"])
     del module.norm
-    with pytest.raises(tvcodec.CheckpointError, match=r"task 'a'.*'norm.bias', got one without"):
+    with pytest.raises(tvcodec.CheckpointError, match=r"'a': parameter 'norm.bias': .* without"):
         opened.load_into(module, "a", states["base"])
     assert_same(module.state_dict()["embed.weight"], states["base"]["embed.weight"])
+
+
+def test_another_base_model_is_refused_and_the_module_left_alone(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank],
+) -> None:
+    module, states, opened = bank
+    last = max(states["base"])
+    wrong = {**states["base"], last: states["base"][last] + 1}
+    with pytest.raises(tvcodec.BaseModelMismatch, match=f"1 of 5 parameters differ: {last}"):
+        opened.load_into(module, "a", wrong)
+    for name, tensor in module.state_dict().items():
+        assert_same(tensor, states["base"][name])

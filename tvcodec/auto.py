@@ -86,7 +86,7 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
     judge = _Judge(matrix, base_norm, target)
     if judge.slope * judge.energy < LEAST_BITS:
         return NOTHING
-    unit = dense.unit(judge.energy, matrix.numel())
+    unit = dense.unit(math.sqrt(judge.energy / matrix.numel()))
     if unit != 1.0:
         matrix, target = dense.divided(matrix, unit), target.divided(unit)
         judge = _Judge(matrix, base_norm / unit, target)

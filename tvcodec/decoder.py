@@ -128,33 +128,24 @@ class Bank:
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
-        one at a time. CheckpointError, and a module as it was, unless the module has its names and
-        shapes, and the base model does not lie in the module's own memory."""
-        base = open_checkpoint(base_model)
-        decoded = self.decode(task, base)
-        live = dict(model.state_dict(keep_vars=True))
-        if shared := base.shared_with(live.values()):
+        one at a time. CheckpointError unless the module has its names and shapes, and memory apart
+        from the base model; BaseModelMismatch. Either leaves the module as it was."""
+        base = self._base(base_model)
+        fine_tune = FineTune(self._task(task), self._basis(), base)
+        shapes, live = fine_tune.shapes(), dict(model.state_dict(keep_vars=True))
+        _check_module(live, shapes, task)
+        if shared := base.checkpoint.shared_with(live.values()):
             raise CheckpointError(
                 f"parameter {shared!r}: expected a base model apart from the module, got its own"
                 " memory, which the task overwrites",
                 hint="give the base model's file, or a copy: {name: tensor.clone() for name, ...}",
             )
-        for name in decoded:
-            if name not in live:
-                raise CheckpointError(
-                    f"task {task!r}: expected a module with parameter {name!r}, got one without",
-                    hint="is this the architecture of the fine-tune?",
-                )
-            if tuple(live[name].shape) != decoded.shape(name):
-                found, wanted = list(live[name].shape), list(decoded.shape(name))
-                raise CheckpointError(
-                    f"task {task!r}: parameter {name!r}: expected a module's of shape {wanted},"
-                    f" got {found}",
-                    hint="is this the architecture of the fine-tune?",
-                )
+        for name in shapes:
+            if name in self.archive.numbers:
+                base.tensor(self.archive.numbers[name])  # refused before anything is overwritten
         with torch.no_grad():
-            for name in decoded:
-                live[name].copy_(decoded[name])
+            for name in shapes:
+                live[name].copy_(fine_tune.tensor(name))
 
     def similarity(self) -> list[list[float]]:
         """Cosines between the task vectors, tasks in order, from what the file says of them."""
@@ -236,3 +227,17 @@ def _matching(model: Model, task: str, glob: str | None) -> Model:
             hint="tvcodec info --parameters lists them",
         )
     return model.subset(names)
+
+
+def _check_module(
+    live: Mapping[str, Tensor], shapes: Mapping[str, tuple[str, tuple[int, ...]]], task: str
+) -> None:
+    """CheckpointError unless a module's tensors have the names and shapes of a task."""
+    hint = "is this the architecture of the fine-tune?"
+    for name, (_, shape) in shapes.items():
+        where = f"task {task!r}: parameter {name!r}"
+        if name not in live:
+            raise CheckpointError(f"{where}: expected a module that has it, got one without", hint)
+        if tuple(live[name].shape) != shape:
+            found = list(live[name].shape)
+            raise CheckpointError(f"{where}: expected shape {list(shape)}, got {found}", hint)

@@ -100,10 +100,9 @@ def squared_norm(values: Tensor) -> float:
     return inner_product(values, values)
 
 
-def unit(energy: float, count: int) -> float:
-    """What to divide `count` values of squared norm `energy` by, so that float32 has room for their
-    squares: 1.0 almost always, else the power of two below their root mean square."""
-    rms = math.sqrt(energy / count) if count else 0.0
+def unit(rms: float) -> float:
+    """What to divide values of that root mean square by, so that float32 has room for their
+    squares: 1.0 almost always, else the power of two below."""
     if not rms or 1 / SQUARES_FIT <= rms <= SQUARES_FIT:
         return 1.0
     return 2.0 ** math.floor(math.log2(rms))

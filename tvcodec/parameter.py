@@ -77,7 +77,7 @@ def encode(number: int, read: Read, recipe: Recipe, rms: float) -> Coded:
 def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
     own = _rms(tau)
     step = own * min(SMALL_STEP, recipe.step * SMALL_SHARE[recipe.metric])
-    unit = dense.unit(own**2 * tau.numel(), tau.numel())
+    unit = dense.unit(own)
     stage = quantize.stage(dense.divided(tau.reshape(-1), unit), step / unit, 0.5).scaled(unit)
     if int(stage.codes.abs().max()) > SYMBOL_MAX or not stage.scale:
         return None

@@ -37,8 +37,8 @@ def _spooled() -> IO[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What a task keeps as it is, whatever the step: parameters in place of the base model's, rows
-    that it lacks, parameters that it lacks."""
+    """What a task keeps as it is, whatever the step: parameters in place of the base model's, and
+    the rows and parameters that the base model lacks."""
 
     replaced: tuple[Kept, ...]
     rows: tuple[Rows, ...]
