@@ -131,10 +131,12 @@ class _Judge:
         self.exponent = target.gain
         self.step = target.step
         self.slope = 6 / math.log(2) / self.step**2
+        ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
         if target.metric == "function" and target.rms and self.energy:
             # what a parameter does to the function grows less than its energy: measured, the root
             self.slope *= target.rms * math.sqrt(matrix.numel() / self.energy)
-        ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
+            # and a task vector that is large beside the weights bears less of the same error
+            self.slope *= (1 + min(ratio, 1.0)) ** 1.5
         self.noise_weight = 1.0
         self.noise_cap = math.inf
         if target.metric == "function" and ratio:

@@ -15,7 +15,7 @@ from tvcodec.recipes import Recipe
 
 SMALL = 4096  # values up to which a parameter is coded finely, together with the other small ones
 SMALL_STEP = 1.0  # of the small parameters' own root mean square, at most
-SMALL_SHARE = {"mse": 0.375, "function": 0.5}  # of the recipe's step, by metric
+SMALL_SHARE = {"mse": 0.45, "function": 0.5}  # of the recipe's step, by metric
 SYMBOL_MAX = 127
 EXACT_FROM = 2.0  # bits per value below which no bit-exact difference can compete
 
