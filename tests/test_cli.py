@@ -21,7 +21,10 @@ from tvcodec.cli import main
 
 ROOT = Path(__file__).parents[1]
 BASE = torch.Generator().manual_seed(0)
-INFO_KEYS = ["path", "bytes", "root", "base_model", "tasks", "bytes_by_kind", "similarity"]
+INFO_KEYS = [
+    *("path", "bytes", "root", "base_model", "tasks", "bytes_by_kind"),
+    *("similarity", "similarity_deviation"),
+]
 
 
 def base_state():

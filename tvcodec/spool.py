@@ -11,7 +11,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from tvcodec import codec, entropy
+from tvcodec import codec, entropy, similarity
 from tvcodec.container import Writer, aligned
 from tvcodec.index import (
     BaseParameter,
@@ -23,8 +23,10 @@ from tvcodec.index import (
     Stream,
     TaskIndex,
     pack_task,
+    single,
 )
 from tvcodec.parameter import Coded
+from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Survey, TaskSurvey
 
 UNKNOWN_CRC = 2**32 - 1  # at its longest
@@ -46,6 +48,10 @@ class Spool:
     members: list[SmallMember] = field(default_factory=list)
     codes: list[Tensor] = field(default_factory=list)
     lost: float = 0.0
+    sketch: Sketch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sketch = Sketch(self.found.values)
 
     def __enter__(self) -> Spool:
         return self
@@ -57,6 +63,12 @@ class Spool:
     def error(self) -> float:
         """Of the whole task so far, relative to the norm of its task vector."""
         return math.sqrt(self.lost) / self.task.norm if self.task.norm else 0.0
+
+    @property
+    def known(self) -> similarity.Known:
+        """What the file says of the whole task vector; one that is zero has no sketch."""
+        norm = single(self.task.norm)
+        return similarity.Known(norm, self.sketch.packed().tobytes() if norm else None)
 
     def put(self, coded: Coded | None, keep_sections: bool = True) -> None:
         """Takes the next parameter in order; None for one that has not changed."""
@@ -83,6 +95,8 @@ class Spool:
             small = Small(len(data), UNKNOWN_CRC, stream, tuple(self.members))
             length += aligned(len(data))
         entries = tuple(replace(entry, crc=UNKNOWN_CRC) for entry in self.entries)
+        unknown = bytes(bits(self.found.values) // 8)
+        metadata = {**metadata, **similarity.as_metadata(unknown)}
         index = TaskIndex(digest=bytes(32), entries=entries, metadata=metadata, small=small)
         return length + aligned(len(pack_task(index)))
 
@@ -109,7 +123,7 @@ class Spool:
             digest=writer.end_group(),
             dtypes=tuple(sorted(task.dtypes.items())),
             entries=tuple(entries),
-            metadata=metadata,
+            metadata={**metadata, **similarity.as_metadata(self.known.sketch)},
             missing=tuple(task.missing),
             replaced=replaced,
             rows=rows,
