@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import msgpack
 import pytest
 import torch
 import zstandard
-from conftest import State, changed, normal
+from conftest import State, changed, normal, second_reader
 
 import tvcodec
 from tvcodec import entropy
@@ -22,8 +20,7 @@ from tvcodec.container import Writer
 from tvcodec.content import content_digest
 from tvcodec.index import Entry, Rows, Section, Small, Stream, counted_streams, pack_root, pack_task
 
-SPEC = Path(__file__).parent.parent / "spec"
-VECTORS = SPEC / "vectors"
+VECTORS = Path(__file__).parent.parent / "spec" / "vectors"
 SOUND = sorted(VECTORS.glob("y_*.tvq"))
 BASE: State = {
     "a": normal(0, 400, 300),
@@ -166,18 +163,9 @@ def test_it_changes_with_all_else(bank: Path, tmp_path: Path) -> None:
     assert len(seen) == 5
 
 
-def reader() -> Any:
-    spec = importlib.util.spec_from_file_location("reader", SPEC / "reader.py")
-    assert spec
-    assert spec.loader
-    module = sys.modules["reader"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def by_hand(path: Path) -> str:
     """As the specification says, by the second reader and msgpack."""
-    second = reader()
+    second = second_reader()
     file = second.File(path)
     said = hashlib.sha256(b"tvq-content-v1\0")
 

@@ -4,9 +4,10 @@ import math
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import State, changed, normal
+from conftest import State, changed, normal, second_reader
 from torch import Tensor
 
 import tvcodec
@@ -89,6 +90,21 @@ def test_a_sketch_depends_on_direction_alone() -> None:
         assert sketched(parts) == one
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_sketch_is_what_the_specification_says() -> None:
+    """By the signs and the transform of the second reader, in float64."""
+    reader, parts, size = second_reader(), vector(6, "low rank"), 4096
+    sums = np.zeros(size)
+    for number, part in enumerate(parts):
+        flat = part.double().numpy().reshape(-1)
+        flat = flat * reader.signs(number, flat.size)
+        np.add.at(sums, np.arange(flat.size) % size, flat)
+    for number in (2**32 - 1, 2**32 - 2):
+        sums = reader.hadamard((sums * reader.signs(number, size))[None])[0]
+    wanted, got = sums < 0, np.frombuffer(sketched(parts), np.uint8)
+    differ = np.unpackbits(got, bitorder="little").astype(bool) != wanted
+    assert abs(sums[differ]).max(initial=0) < 1e-5 * abs(sums).max()  # rounding, next to zero
 
 
 def test_equal_parameters_of_other_numbers_are_not_the_same_change() -> None:
