@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,22 @@ from tvcodec import entropy
 from tvcodec.archive import Archive
 from tvcodec.container import Writer
 from tvcodec.content import content_digest
-from tvcodec.index import Entry, Rows, Section, Small, Stream, counted_streams, pack_root, pack_task
+from tvcodec.index import (
+    SYMBOLS,
+    BaseParameter,
+    Entry,
+    Root,
+    Rows,
+    Section,
+    Small,
+    Stage,
+    Stream,
+    TaskIndex,
+    TaskRecord,
+    counted_streams,
+    pack_root,
+    pack_task,
+)
 
 VECTORS = Path(__file__).parent.parent / "spec" / "vectors"
 SOUND = sorted(VECTORS.glob("y_*.tvq"))
@@ -230,3 +246,22 @@ def test_damaged_streams_are_named(tmp_path: Path) -> None:
     name = min(name for name, entry in rules.items() if entry.get("rule") == 55)
     with pytest.raises(tvcodec.FormatError, match=rf"{name}: task '.+', .+zstd frame"):
         digest(VECTORS / name)
+
+
+def test_a_claim_of_terabytes_takes_no_memory(tmp_path: Path) -> None:
+    path, frames = tmp_path / "claim.tvq", frame(1)(bytes(8 << 20)) * 3
+    stage = Stage(1.0, Stream(SYMBOLS, len(frames), 3))
+    with Writer(path) as writer:
+        length, crc = writer.put(frames)
+        entry = Entry(0, 1.0, 0.0, 1.0, None, (stage,), length, crc)
+        index = TaskIndex(digest=writer.end_group(), entries=(entry,))
+        group = (writer.offset - 64, *writer.put_index(pack_task(index)))
+        base = (BaseParameter("p", "float32", (2**39,), bytes(32)),)
+        writer.close(pack_root(Root(base_model=base, tasks=(TaskRecord("t", *group, 1.0, 0.0),))))
+    tracemalloc.start()
+    try:
+        with pytest.raises(tvcodec.FormatError, match="task 't', parameter 'p': "):
+            digest(path)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()

@@ -56,12 +56,13 @@ def _stripped(value: Any) -> Any:
 def _packed(
     archive: Archive, task: str | None, section: Section, offset: int
 ) -> Iterator[entropy.Bytes]:
-    """The packed bytes of each stream of a section, in order."""
+    """The packed bytes of each stream of a section, in order, a few at a time: without the base
+    model, nothing bears out what a parameter claims to hold."""
     vectors = archive.vectors[section.parameter] if isinstance(section, Entry) else 0
     left = memoryview(archive.read(task, section, offset))
     for stream, count in counted_streams(section, archive.root.base_model, vectors):
         try:
-            yield entropy.decompress(left[: stream.length], stream.packed(count))
+            yield from entropy.unframed(left[: stream.length], stream.packed(count))
         except FormatError as error:
             where = f"{archive.path}: {called(task)}, {archive.describe(section)}"
             raise FormatError(f"{where}: {error}", error.hint) from None
