@@ -270,17 +270,18 @@ def test_files_of_other_writers_can_be_edited(foreign: Path) -> None:
         assert bank.archive.root.shared == root.shared
 
 
+@pytest.mark.parametrize("metadata", [{}, {"sketch": "AAAA"}, {"sketch": "a picture"}])
 def test_what_has_no_sketch_is_estimated_from_what_it_decodes_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metadata: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "bank.tvq"
     with monkeypatch.context() as patch:  # another writer
-        patch.setattr(similarity, "as_metadata", lambda sketch: {})
+        patch.setattr(similarity, "as_metadata", lambda sketch: metadata)
         encoded(path, "ant", "dog", quality="exact")
     tvcodec.add(path, BASE, {"twin": TUNES["ant"], "other": tune(70)}, recipe=tvcodec.EXACT)
     with tvcodec.open(path) as bank:
         rows = dict(zip(bank.tasks, bank.similarity(), strict=True))
-        assert "sketch" not in bank.archive.index("ant").metadata
+        assert bank.archive.index("ant").metadata.get("sketch") == metadata.get("sketch")
     ant, dog, other, twin = rows["ant"]
     assert (ant, dog, twin) == (pytest.approx(1), 0, pytest.approx(1))
     assert abs(other) < 0.2

@@ -21,7 +21,7 @@ from tvcodec.errors import BaseModelMismatch, TvqError
 from tvcodec.locking import resolved
 from tvcodec.rate import Goal
 from tvcodec.recipes import Recipe
-from tvcodec.sketch import Sketch
+from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Progress
 
 StrPath = str | os.PathLike[str]
@@ -102,12 +102,14 @@ def _check_alike(archive: Archive, new: Archive) -> None:
 
 
 def _sketches(archive: Archive, tasks: Sequence[str], base: Checkpoint) -> dict[str, bytes]:
-    """Sketches of tasks that another writer left without one, from what they decode to."""
+    """Sketches of tasks that another writer left without one like ours, from what they decode
+    to."""
     values = sum(parameter.count for parameter in archive.root.base_model)
     sketches = {}
     for task in tasks:
         index = archive.index(task)
-        if similarity.from_metadata(index.metadata) is not None:
+        known = similarity.from_metadata(index.metadata) or b""
+        if 8 * len(known) == bits(values) or not archive.record(task).norm:
             continue
         numbers = [entry.parameter for entry in index.entries]
         numbers += [member.parameter for member in index.small.members] if index.small else []
@@ -128,6 +130,6 @@ def _summary(encoded: Summary, written: Written) -> Summary:
     for task in encoded.tasks:
         before = task.bytes + apart / len(encoded.tasks)
         now = task.bytes + written.common_bytes / len(written.tasks)
-        bits, times = task.bits_per_parameter * now / before, task.times_smaller * before / now
-        tasks.append(dataclasses.replace(task, bits_per_parameter=bits, times_smaller=times))
+        rate, times = task.bits_per_parameter * now / before, task.times_smaller * before / now
+        tasks.append(dataclasses.replace(task, bits_per_parameter=rate, times_smaller=times))
     return Summary(written.path, written.bytes, written.root, tuple(tasks))

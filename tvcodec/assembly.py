@@ -40,7 +40,7 @@ def copy_tasks(
     sketches: Mapping[str, bytes] | None = None,
 ) -> Root:
     """Copies tasks, and before them what those of `shared` have in common; the root index of the
-    new file, with the base model and metadata of `root`. `sketches` are of tasks that have none.
+    new file, with the base model and metadata of `root`. `sketches` replace those that tasks have.
 
     The file is the one that `encode` would have written of all of them, where nothing is shared.
     FormatError for a task that is damaged.
@@ -92,5 +92,5 @@ def _gram(archive: Archive) -> list[list[float]] | None:
 
 def _known(taken: Taken, sketches: Mapping[str, bytes]) -> similarity.Known:
     metadata = taken.archive.index(taken.name).metadata
-    sketch = similarity.from_metadata(metadata) or sketches.get(taken.name)
+    sketch = sketches.get(taken.name) or similarity.from_metadata(metadata)
     return similarity.Known(taken.archive.record(taken.name).norm, sketch)

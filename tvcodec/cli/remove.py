@@ -37,4 +37,5 @@ def remove(
     written = editing.remove(bank, tasks, output=output, force=force, expected_root=expect_root)
     if as_json:
         report.print_json(dataclasses.asdict(written))
-    report.note(report.wrote(written.path, written.bytes, len(written.tasks)))
+    else:
+        report.note(report.wrote(written.path, written.bytes, len(written.tasks)))

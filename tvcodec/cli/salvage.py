@@ -36,7 +36,8 @@ def salvage(damaged: str, output: str, force: bool, as_json: bool) -> None:
         report.note(f"lost: {task}: {reason}")
     if as_json:
         report.print_json(dataclasses.asdict(saved))
-    written = saved.written
-    report.note(report.wrote(written.path, written.bytes, len(written.tasks)))
+    else:
+        written = saved.written
+        report.note(report.wrote(written.path, written.bytes, len(written.tasks)))
     if saved.lost:
         click.get_current_context().exit(SOME_LOST)
