@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import tvcodec
 from tvcodec import similarity
+from tvcodec.archive import Archive
 from tvcodec.errors import BaseModelMismatch, FormatError, TvqError, UnknownTaskError
 
 TOP = Path(__file__).parent.parent
@@ -353,3 +354,14 @@ def test_a_file_that_was_replaced_without_waiting_is_not_overwritten(
     with tvcodec.open(bank) as opened:
         assert opened.tasks == ("bee",)
     assert os.listdir(bank.parent) == ["bank.tvq"]
+
+
+def test_what_is_known_of_many_tasks_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bank.tvq"
+    tvcodec.encode(BASE, {f"task{number}": TUNES["ant"] for number in range(9)}, path)
+    read, gram = [], Archive.gram
+    monkeypatch.setattr(Archive, "gram", lambda self: (read.append(self), gram(self))[1])
+    tvcodec.remove(path, ["task4"])
+    assert len(read) == 1

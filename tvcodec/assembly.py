@@ -71,7 +71,8 @@ def publish(writer: Writer, root: Root) -> Written:
 
 def _triangle(tasks: Sequence[Taken], sketches: Mapping[str, bytes]) -> bytes:
     """Two tasks of one file have the inner product that it says they have."""
-    grams = {id(taken.archive): _gram(taken.archive) for taken in tasks}
+    archives = {id(taken.archive): taken.archive for taken in tasks}
+    grams = {key: _gram(archive) for key, archive in archives.items()}
     rows = [taken.archive.tasks.index(taken.name) for taken in tasks]
 
     def stored(one: int, other: int) -> float | None:
