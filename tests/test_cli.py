@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,10 @@ from tvcodec.cli import main
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tools" / "sample"
 BASE = torch.Generator().manual_seed(0)
-INFO_KEYS = ["path", "bytes", "root", "base_model", "tasks", "bytes_by_kind", "similarity"]
+INFO_KEYS = [
+    *("path", "bytes", "root", "base_model", "tasks", "bytes_by_kind"),
+    *("similarity", "similarity_deviation"),
+]
 
 
 def base_state():
@@ -561,13 +565,19 @@ def test_no_file_commands_the_terminal(here):
 
 def test_verify_checks_every_byte(here):
     result = succeeds("verify", "bank.tvq")
-    assert result.stdout.startswith("bank.tvq: 2 tasks, ")
-    assert result.stdout.endswith(": all checksums hold\n")
+    first, root, content = result.stdout.splitlines()
+    assert first.startswith("bank.tvq: 2 tasks, ")
+    assert first.endswith(": all checksums hold")
+    value = json.loads(succeeds("verify", "bank.tvq", "--json").stdout)
+    assert list(value) == ["path", "root", "content", "tasks", "against"]
+    assert (root, content) == (f"root     {value['root']}", f"content  {value['content']}")
+    assert value["root"] == json.loads(succeeds("info", "bank.tvq", "--json").stdout)["root"]
+    assert len(value["content"]) == 64
     damaged = bytearray(Path("bank.tvq").read_bytes())
     damaged[80] ^= 1
     Path("damaged.tvq").write_bytes(damaged)
     message, hint = complaint("verify", "damaged.tvq")
-    assert message == "Error: damaged.tvq: task 'cars': checksum mismatch"
+    assert message == "Error: damaged.tvq: task 'cars', small parameters: checksum mismatch"
     assert "damaged" in hint
 
 
@@ -579,7 +589,6 @@ def test_verify_measures_errors_again(here, quality):
     words = ("verify", "new.tvq", "--base-model", "base.safetensors", "--json")
     against = ("--against", "cars=cars.safetensors", "--against", "odd=odd.safetensors")
     value = json.loads(succeeds(*words, *against).stdout)
-    assert list(value) == ["path", "root", "tasks", "against"]
     for task in value["against"]:
         assert list(task) == ["task", "recorded", "measured", "differences"]
         assert task["measured"] == pytest.approx(task["recorded"], rel=1e-3)
@@ -610,19 +619,130 @@ def test_verify_refuses_wrong_usage(here):
 @pytest.mark.parametrize("command", ["", *main.commands])
 def test_the_examples_of_help_work(models, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    for name in ("base", "cars"):
+    for name in ("base", "cars", "better-cars", "pets"):
         Path(name).mkdir()
-        Path(name, "model.safetensors").symlink_to(models / f"{name}.safetensors")
+        state = models / ("base.safetensors" if name == "base" else "cars.safetensors")
+        Path(name, "model.safetensors").symlink_to(state)
     Path("dtd.safetensors").symlink_to(models / "dtd.safetensors")
-    Path("perf.json").write_text('{"cars": 0.9, "dtd": 0.4}')
-    tvcodec.encode("base", {"cars": "cars", "dtd": "dtd.safetensors"}, "bank.tvq")
+    Path("perf.json").write_text('{"cars": 0.9, "dtd": 0.4, "style": 0.5}')
+    tunes = {"cars": "cars", "dtd": "dtd.safetensors", "style": "cars"}
+    tvcodec.encode("base", tunes, "damaged.tvq")
     text = succeeds(*command.split(), "--help").stdout
     assert max(map(len, text.splitlines())) <= 80
     lines = text.replace("\\\n", "").splitlines()
     examples = [line.split()[1:] for line in lines if line.startswith("    tvcodec ")]
     assert examples
     for words in examples:
+        shutil.copy("damaged.tvq", "bank.tvq")
         succeeds(*words, *["--force"] * (words[0] == "encode"))
+
+
+# add, remove, salvage
+
+
+def own_copy(name="own.tvq"):
+    """A copy of the bank, to change."""
+    Path(name).write_bytes(Path("bank.tvq").read_bytes())
+    return name
+
+
+def test_add_puts_a_task_among_the_others(here):
+    own = own_copy()
+    result = succeeds("add", own, "base.safetensors", "pets=cars.safetensors")
+    header, _, pets = result.stdout.splitlines()
+    assert header.split("  ")[0] == "task"
+    assert pets.split()[0] == "pets"
+    assert f"\nwrote {own}: " in "\n" + result.stderr
+    assert ", 1 new task\n" in result.stderr
+    names = ("cars=cars.safetensors", "dtd=dtd.safetensors", "pets=cars.safetensors")
+    succeeds("encode", "base.safetensors", *names, "-o", "all.tvq")
+    assert Path(own).read_bytes() == Path("all.tvq").read_bytes()
+    value = json.loads(succeeds("info", own, "--json").stdout)
+    assert value["similarity"][2] == pytest.approx([1, value["similarity"][1][0], 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("quality", [("--exact",), ("--step", "2", "--metric", "function")])
+def test_add_takes_what_encode_takes(here, quality):
+    succeeds("encode", "base.safetensors", "cars=cars.safetensors", "-o", "own.tvq", *quality)
+    words = ("dtd=dtd.safetensors", "--jobs", "2", "--json", *quality)
+    value = json.loads(succeeds("add", "own.tvq", "base.safetensors", *words).stdout)
+    assert list(value) == ["path", "bytes", "root", "tasks"]
+    assert [task["name"] for task in value["tasks"]] == ["dtd"]
+    succeeds(*ENCODE, "dtd=dtd.safetensors", *quality)
+    assert Path("own.tvq").read_bytes() == Path("new.tvq").read_bytes()
+
+
+def test_add_offers_every_option_of_encode(here):
+    options = [line.split() for line in succeeds("encode", "--help").stdout.splitlines()]
+    shown = succeeds("add", "--help").stdout
+    for words in options:
+        if words and words[0].startswith("--"):
+            assert words[0] in shown, words[0]
+    assert "exclude each other" in usage_error(
+        "add", "bank.tvq", "base.safetensors", "a=cars.safetensors", "--exact", "--step", "1"
+    )
+
+
+def test_add_refuses_what_does_not_fit(here):
+    own = own_copy()
+    message, hint = complaint("add", own, "base.safetensors", "cars=dtd.safetensors")
+    assert message == f"Error: {own}: has a task 'cars'"
+    assert hint == "hint: --replace replaces it"
+    message, hint = complaint("add", own, "dtd.safetensors", "pets=cars.safetensors")
+    assert f"dtd.safetensors: not the base model of {own}: 5 of 5 parameters differ: " in message
+    assert "use the base model" in hint
+    words = ("add", own, "base.safetensors", "pets=cars.safetensors", "-o", own_copy("new.tvq"))
+    assert complaint(*words)[0] == "Error: new.tvq: exists already"
+    assert "twice" in usage_error(
+        "add", own, "base.safetensors", "a=cars.safetensors", "a=dtd.safetensors"
+    )
+    assert Path(own).read_bytes() == Path("bank.tvq").read_bytes()
+    succeeds("add", own, "base.safetensors", "cars=dtd.safetensors", "--replace")
+    index = json.loads(succeeds("info", own, "--json").stdout)["tasks"]
+    assert [task["task"] for task in index] == ["cars", "dtd"]
+    assert index[0]["norm"] == index[1]["norm"]
+
+
+def test_remove_takes_tasks_out(here):
+    own = own_copy()
+    result = succeeds("remove", own, "cars")
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"wrote {own}: ")
+    assert result.stderr.endswith(", 1 task\n")
+    succeeds("encode", "base.safetensors", "dtd=dtd.safetensors", "-o", "rest.tvq")
+    assert Path(own).read_bytes() == Path("rest.tvq").read_bytes()
+    value = json.loads(succeeds("remove", "bank.tvq", "dtd", "-o", "new.tvq", "--json").stdout)
+    assert list(value) == ["path", "bytes", "root", "tasks", "common_bytes"]
+    assert (value["path"], value["tasks"]) == ("new.tvq", ["cars"])
+    assert "no task 'dtd'" in complaint("remove", "new.tvq", "dtd")[0]
+    message, hint = complaint("remove", "new.tvq", "cars")
+    assert message == "Error: new.tvq: expected a task to be left, got none"
+    assert hint == "hint: a file holds one task or more: delete it instead"
+
+
+def test_salvage_says_what_was_lost(here):
+    damaged = bytearray(Path("bank.tvq").read_bytes())
+    damaged[80] ^= 1
+    Path("damaged.tvq").write_bytes(damaged)
+    result = run("salvage", "damaged.tvq", "-o", "new.tvq")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    lost, wrote = result.stderr.splitlines()
+    assert lost == "lost: cars: task 'cars', small parameters: checksum mismatch"
+    assert wrote.startswith("wrote new.tvq: ")
+    assert wrote.endswith(", 1 task")
+    succeeds("verify", "new.tvq")
+    result = run("salvage", "damaged.tvq", "-o", "new.tvq", "--force", "--json")
+    assert result.exit_code == 3
+    value = json.loads(result.stdout)
+    assert list(value) == ["written", "lost", "notes"]
+    assert (value["written"]["tasks"], list(value["lost"])) == (["dtd"], ["cars"])
+    Path("cut.tvq").write_bytes(damaged[:-1000])
+    message, hint = complaint("salvage", "cut.tvq", "-o", "none.tvq")
+    assert message.startswith("Error: cut.tvq: its root index is damaged or missing")
+    assert "fetch the file again" in hint
+    assert succeeds("salvage", "bank.tvq", "-o", "same.tvq").stderr.endswith(", 2 tasks\n")
+    assert Path("same.tvq").read_bytes() == Path("bank.tvq").read_bytes()
 
 
 # real processes
@@ -639,7 +759,8 @@ def test_what_needs_no_torch_does_not_import_it(here):
         "import sys\nfrom tvcodec.cli import main\n"
         "for words in (['info', 'bank.tvq'], ['info', 'bank.tvq', '--parameters', '--json'],"
         " ['verify', 'bank.tvq'], ['--help'], ['encode', '--help'], ['merge', '--help'],"
-        " ['decode', '--help']):\n"
+        " ['decode', '--help'], ['add', '--help'], ['remove', 'bank.tvq', 'cars', '-o', 'r.tvq'],"
+        " ['salvage', 'bank.tvq', '-o', 's.tvq']):\n"
         "    try:\n        main(words, prog_name='tvcodec')\n"
         "    except SystemExit as end:\n        assert not end.code, end.code\n"
         "    assert 'torch' not in sys.modules, words\n"

@@ -77,8 +77,10 @@ class FileDraft(Draft):
         with naming(self.path, self.temporary):
             self.handle: BinaryIO = open(self.temporary, "xb")  # noqa: SIM115 - closed with the draft
         _lock(self.handle.fileno())
-        # What the kernel made of 0666 and the umask; reading the umask itself would have to set it.
-        self._mode = stat.S_IMODE(os.fstat(self.handle.fileno()).st_mode)
+        # That of what is replaced, or what the kernel made of 0666 and the umask; reading the umask
+        # itself would have to set it.
+        modelled = self.path if self.path.exists() else self.temporary
+        self._mode = stat.S_IMODE(os.stat(modelled).st_mode)
 
     def refuse_kind(self, mode: int) -> None:
         if not stat.S_ISREG(mode):
@@ -204,6 +206,23 @@ def durable_directory(path: StrPath, force: bool = False) -> Iterator[Path]:
     except BaseException:
         draft.discard()
         raise
+
+
+@contextmanager
+def scratch_directory(path: StrPath) -> Iterator[Path]:
+    """A directory beside `path` that is gone when the block ends. What a killed process leaves of
+    it is removed like a draft of `path`."""
+    path = Path(path)
+    _remove_stale(path)
+    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
+    scratch.mkdir()
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _is_foreign(entry: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tvcodec import parameter, rate
+from tvcodec import parameter, rate, similarity
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.errors import CheckpointError, TvqError
@@ -30,7 +29,6 @@ from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
 
-FLOAT32_MAX = 3.4e38
 ALONE = 1 << 22  # values from which memory for one parameter at a time is all there should be
 
 
@@ -99,11 +97,10 @@ def encode(
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         recipes = _recipes(found, recipe, goal, pool, progress)
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
-        gram = torch.zeros(len(spools), len(spools), dtype=torch.float64)
         for number in range(len(found.base_model)):
-            _encode_parameter(found, number, recipes, spools, gram, pool)
+            _encode_parameter(found, number, recipes, spools, pool)
             progress(found.base_model[number].count * len(spools))
-        return _write(writer, found, recipes, spools, gram)
+        return _write(writer, found, recipes, spools)
 
 
 def _open(name: str, source: CheckpointSource) -> Checkpoint:
@@ -181,20 +178,15 @@ def _encode_parameter(
     number: int,
     recipes: list[Recipe],
     spools: list[Spool],
-    gram: Tensor,
     pool: ThreadPoolExecutor,
 ) -> None:
     jobs = list(zip(found.tasks, recipes, strict=True))
     run = map if found.base_model[number].count >= ALONE else pool.map
     coding = run(lambda job: _encode_task(found, job[0], number, job[1]), jobs)
-    taus: list[Tensor | None] = []
     for spool, coded in zip(spools, coding, strict=True):
-        taus.append(coded.tau.reshape(-1) if coded else None)
+        if coded:
+            spool.sketch.add(coded.tau, number)
         spool.put(coded)
-    for row, one in enumerate(taus):
-        for column, other in enumerate(taus[:row]):
-            if one is not None and other is not None:
-                gram[row, column] += torch.dot(one, other).double()
 
 
 def _encode_task(
@@ -214,9 +206,7 @@ def _encode_task(
     return parameter.encode(number, read, recipe, task.rms)
 
 
-def _write(
-    writer: Writer, found: Survey, recipes: list[Recipe], spools: list[Spool], gram: Tensor
-) -> Summary:
+def _write(writer: Writer, found: Survey, recipes: list[Recipe], spools: list[Spool]) -> Summary:
     records = []
     for spool, recipe in zip(spools, recipes, strict=True):
         start = writer.offset
@@ -225,7 +215,8 @@ def _write(
         length, sha256 = writer.put_index(pack_task(index))
         norm, error = single(spool.task.norm), single(spool.error)
         records.append(TaskRecord(spool.task.name, sections_length, length, sha256, norm, error))
-    gram_length, gram_crc = writer.put(_triangle(found, gram)) if len(spools) > 1 else (0, 0)
+    triangle = similarity.triangle([spool.known for spool in spools])
+    gram_length, gram_crc = writer.put(triangle) if triangle else (0, 0)
     root = Root(
         base_model=found.base_model,
         gram_crc=gram_crc,
@@ -239,16 +230,6 @@ def _write(
         for spool, record in zip(spools, records, strict=True)
     )
     return Summary(writer.path, writer.offset, digest.hex(), tasks)
-
-
-def _triangle(found: Survey, gram: Tensor) -> bytes:
-    """Inner products of the task vectors, before they were coded: float32, lower triangle row by
-    row; what passes the range of float32 stays at its end."""
-    for number, task in enumerate(found.tasks):
-        gram[number, number] = task.norm**2
-    rows = [float(gram[row, column]) for row in range(len(gram)) for column in range(row + 1)]
-    bounded = [max(-FLOAT32_MAX, min(value, FLOAT32_MAX)) for value in rows]
-    return struct.pack(f"<{len(bounded)}f", *bounded)
 
 
 def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummary:

@@ -12,7 +12,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from tvcodec import codec, entropy
+from tvcodec import codec, entropy, similarity
 from tvcodec.container import Writer, aligned
 from tvcodec.index import (
     BaseParameter,
@@ -23,8 +23,10 @@ from tvcodec.index import (
     SmallMember,
     TaskIndex,
     pack_task,
+    single,
 )
 from tvcodec.parameter import Coded
+from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Survey, TaskSurvey
 
 Put = Callable[[bytes], tuple[int, int]]  # takes a section; its length and CRC-32
@@ -71,6 +73,10 @@ class Spool:
     members: list[SmallMember] = field(default_factory=list)
     codes: list[Tensor] = field(default_factory=list)
     lost: float = 0.0
+    sketch: Sketch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sketch = Sketch(self.found.values)
 
     def __enter__(self) -> Spool:
         return self
@@ -82,6 +88,12 @@ class Spool:
     def error(self) -> float:
         """Of the whole task so far, relative to the norm of its task vector."""
         return math.sqrt(self.lost) / self.task.norm if self.task.norm else 0.0
+
+    @property
+    def known(self) -> similarity.Known:
+        """What the file says of the whole task vector; one that is zero has no sketch."""
+        norm = single(self.task.norm)
+        return similarity.Known(norm, self.sketch.packed().tobytes() if norm else None)
 
     def put(self, coded: Coded | None, keep_sections: bool = True) -> None:
         """Takes the next parameter in order; None for one that has not changed."""
@@ -99,7 +111,8 @@ class Spool:
 
     def finished_bytes(self, metadata: Mapping[str, str], whole: Whole) -> int:
         """What the task takes in the file with its index."""
-        index = self._index(self._put_small(measured), whole, metadata)
+        unknown = bytes(bits(self.found.values) // 8) if self.task.norm else None
+        index = self._index(self._put_small(measured), whole, metadata, unknown)
         return index.sections_length + aligned(len(pack_task(index)))
 
     def write(self, writer: Writer, metadata: Mapping[str, str]) -> TaskIndex:
@@ -109,7 +122,8 @@ class Spool:
         for entry in self.entries:
             writer.put(self.sections.read(entry.length))
         whole = put_whole(writer.put, self.found, self.task)
-        return replace(self._index(small, whole, metadata), digest=writer.end_group())
+        index = self._index(small, whole, metadata, self.known.sketch)
+        return replace(index, digest=writer.end_group())
 
     def _put_small(self, put: Put) -> Small | None:
         """Puts the codes of all small parameters as one section; its record."""
@@ -118,7 +132,9 @@ class Spool:
         stream, data = codec.store_stream(torch.cat(self.codes), entropy.THOROUGH)
         return Small(*put(data), stream, tuple(self.members))
 
-    def _index(self, small: Small | None, whole: Whole, metadata: Mapping[str, str]) -> TaskIndex:
+    def _index(
+        self, small: Small | None, whole: Whole, metadata: Mapping[str, str], sketch: bytes | None
+    ) -> TaskIndex:
         """The index of the task, but for the digest of its sections."""
         return TaskIndex(
             added=whole.added,
@@ -126,7 +142,7 @@ class Spool:
             digest=bytes(32),
             dtypes=tuple(sorted(self.task.dtypes.items())),
             entries=tuple(self.entries),
-            metadata=metadata,
+            metadata={**metadata, **similarity.as_metadata(sketch)},
             missing=tuple(self.task.missing),
             replaced=whole.replaced,
             rows=whole.rows,

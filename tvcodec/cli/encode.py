@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from tvcodec.cli import options, report
 from tvcodec.cli.progress import progress
 
 if TYPE_CHECKING:
+    from tvcodec.checkpoint import Checkpoint
     from tvcodec.encoder import Summary
     from tvcodec.rate import Goal
     from tvcodec.recipes import Recipe
@@ -99,16 +101,13 @@ def encode(
       tvcodec encode base/ cars=cars/ --max-error 0.3 -o bank.tvq
     """
     paths = options.by_task(fine_tunes)
-    _check_settings(settings)
+    check_settings(settings)
     from tvcodec import encoder
     from tvcodec.checkpoint import open_checkpoint
 
-    recipe, goal = _recipe(settings)
+    recipe, goal = chosen_recipe(settings)
     base = open_checkpoint(base_model)
-    values = sum(math.prod(base.shape(name)) for name in base.names)
-    reading = ("reading", values * (1 + len(paths)))
-    coding = ("searching the step", None) if goal else ("encoding", values * len(paths))
-    with progress(reading, coding) as advance:
+    with progress(*phases(base, len(paths), goal)) as advance:
         summary = encoder.encode(
             base,
             paths,
@@ -119,10 +118,17 @@ def encode(
             force=force,
             progress=advance,
         )
-    _print(summary, as_json)
+    print_summary(summary, as_json)
 
 
-def _check_settings(settings: dict[str, Any]) -> None:
+def phases(base: Checkpoint, tasks: int, goal: Goal | None) -> Iterator[tuple[str, int | None]]:
+    """What is done to how many values."""
+    values = sum(math.prod(base.shape(name)) for name in base.names)
+    yield "reading", values * (1 + tasks)
+    yield ("searching the step", None) if goal else ("encoding", values * tasks)
+
+
+def check_settings(settings: dict[str, Any]) -> None:
     """Usage errors for settings that exclude each other or do nothing."""
     given = [
         f"--{name.replace('_', '-')}" for name in _RATES if settings[name] not in (None, False)
@@ -137,7 +143,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
         raise click.UsageError("--gain goes with --metric mse")
 
 
-def _recipe(settings: dict[str, Any]) -> tuple[Recipe, Goal | None]:
+def chosen_recipe(settings: dict[str, Any]) -> tuple[Recipe, Goal | None]:
+    """What the options ask for."""
     from tvcodec.rate import Goal
     from tvcodec.recipes import EXACT, QUALITIES, Recipe
 
@@ -152,7 +159,8 @@ def _recipe(settings: dict[str, Any]) -> tuple[Recipe, Goal | None]:
     return QUALITIES[settings["quality"] or "balanced"], None
 
 
-def _print(summary: Summary, as_json: bool) -> None:
+def print_summary(summary: Summary, as_json: bool, noun: str = "task") -> None:
+    """A line for each task on stdout, what else there is to say on stderr; or all of it as JSON."""
     if as_json:
         report.print_json(dataclasses.asdict(summary))
         return
@@ -171,5 +179,4 @@ def _print(summary: Summary, as_json: bool) -> None:
     for task in summary.tasks:
         for line in task.notes:
             report.note(f"note: task {task.name!r}: {line}")
-    size = report.amount(summary.bytes)
-    report.note(f"wrote {summary.path}: {size}, {report.counted(len(rows), 'task')}")
+    report.note(report.wrote(summary.path, summary.bytes, len(rows), noun))
