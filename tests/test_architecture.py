@@ -38,7 +38,7 @@ IMPORTS = {
     "entropy": "errors",
     # where maths meets bytes: one parameter
     "codec": "basis dense entropy errors index lowrank quantize rotated",
-    "parts": "basis codec dense index",
+    "parts": "basis codec dense index rotated",
     "auto": "codec dense entropy index lowrank quantize rotated",
     "recipes": "auto",
     "rate": "errors",
@@ -53,7 +53,11 @@ IMPORTS = {
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
-    "decoder": "archive base_model checkpoint dense errors fine_tune merge model parts stored_task",
+    "task_vector": "base_model checkpoint dense errors parts stored_task",
+    "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
+    " task_vector",
+    "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
+    " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     # what people touch
     "__init__": "errors",
@@ -197,6 +201,7 @@ def test_a_module_is_short(path):
         "import tvcodec",
         "run('--help')",
         "run('encode', '--help')",
+        "run('merge', '--help')",
         "run('info', 'tools/sample/fine-tunes.tvq')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
     ],

@@ -71,6 +71,15 @@ class StoredTask:
         """Whether there is a task vector for the parameter."""
         return self.stored_as(number) in self._changed
 
+    def norm(self, number: int) -> float:
+        """The norm that a parameter's task vector had before it was coded."""
+        number = self.stored_as(number)
+        section = self._at.get(number, (None, 0))[0]
+        if isinstance(section, Entry):
+            return section.norm
+        members = self.index.small.members if self.index.small else ()
+        return next((item.norm for item in members if item.parameter == number), 0.0)
+
     def parts(self, number: int) -> Parts | None:
         """The stored parts of a parameter's task vector; None where it is zero."""
         number = self.stored_as(number)
