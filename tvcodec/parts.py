@@ -39,11 +39,6 @@ class Parts:
         """The bit-exact difference, where that is what is stored."""
         return self.contents[0] if isinstance(self.contents[0], dense.Exact) else None
 
-    @property
-    def rotated(self) -> bool:
-        """Whether a part of it is coded in a rotated frame."""
-        return any(isinstance(content, _ROTATED) for content in self.contents)
-
     def structured(self) -> Parts | None:
         """What is left without rotated parts; None where that is nothing."""
         left = tuple(content for content in self.contents if not isinstance(content, _ROTATED))

@@ -12,7 +12,18 @@ from tvcodec import codec, quantize
 from tvcodec.archive import Archive, called
 from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.errors import FormatError
-from tvcodec.index import ROWS, Entry, Extent, Kept, Mask, Rows, Section, Small
+from tvcodec.index import (
+    ROWS,
+    Entry,
+    Extent,
+    Kept,
+    Mask,
+    RotatedLargest,
+    RotatedUniform,
+    Rows,
+    Section,
+    Small,
+)
 from tvcodec.parts import Basis, Parts
 
 
@@ -79,6 +90,13 @@ class StoredTask:
             return section.norm
         members = self.index.small.members if self.index.small else ()
         return next((item.norm for item in members if item.parameter == number), 0.0)
+
+    def rotated(self, number: int) -> bool:
+        """Whether a part of a parameter's task vector is coded in a rotated frame."""
+        section = self._at.get(self.stored_as(number), (None, 0))[0]
+        return isinstance(section, Entry) and any(
+            isinstance(part, RotatedLargest | RotatedUniform) for part in section.parts
+        )
 
     def parts(self, number: int) -> Parts | None:
         """The stored parts of a parameter's task vector; None where it is zero."""

@@ -120,9 +120,9 @@ def merge(
       model-stock  their mean, as far as tasks agree
 
     What was used is printed, and written into the metadata of the output. Parameters that a task
-    adds, lacks or reshapes are left out. All but weighted, dare and model-stock need to see single
-    values or directions: they leave out what is coded in a rotated frame, and refuse files with
-    little else (--quality small).
+    adds, lacks or reshapes are left out. All but weighted, dare and model-stock look at single
+    values or directions: they average what is coded in a rotated frame (--quality balanced), and
+    refuse files with little else (small).
 
     \b
       tvcodec merge bank.tvq --base-model base/ --weights perf.json -o merged/

@@ -1,8 +1,6 @@
-"""Methods that look at the singular directions of matrices; all else they average."""
+"""Methods that look at the singular directions of matrices."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,33 +12,23 @@ from tvcodec.merging.values import Tasks, Tau
 from tvcodec.parts import Parts
 from tvcodec.task_vector import Term, summed
 
-IsMatrix = Callable[[int], bool]
 
-
-def tsvm(tasks: Tasks, is_matrix: IsMatrix) -> Tau:
-    structured = tasks.structured()
+def tsvm(tasks: Tasks) -> Tau:
+    """TSV-Merge, of matrices."""
 
     def tau(number: int) -> Tensor:
-        if not is_matrix(number):
-            return tasks.mean(number)
         dims = tasks.parameters[number].dims
         rank = tsvm_maths.rank_per_task(dims, len(tasks.terms))
-        found = (_triplets(structured, term, number, rank) for term in structured.terms)
+        found = (_triplets(tasks, term, number, rank) for term in tasks.terms)
         triplets = [one for one in found if one is not None and len(one.sigma)]
         return tsvm_maths.merge(triplets) if triplets else torch.zeros(dims)
 
     return tau
 
 
-def iso_c(tasks: Tasks, is_matrix: IsMatrix) -> Tau:
-    structured = tasks.structured()
-
-    def tau(number: int) -> Tensor:
-        if not is_matrix(number):
-            return tasks.mean(number)
-        return iso_c_maths.merge([structured.total(number)])
-
-    return tau
+def iso_c(tasks: Tasks) -> Tau:
+    """Iso-C, of matrices."""
+    return lambda number: iso_c_maths.merge([tasks.total(number)])
 
 
 def _triplets(tasks: Tasks, term: Term, number: int, rank: int) -> tsvm_maths.Triplets | None:
@@ -53,7 +41,9 @@ def _triplets(tasks: Tasks, term: Term, number: int, rank: int) -> tsvm_maths.Tr
         return tsvm_maths.triplets_of_matrix(matrix, rank)
     left, right = _joined(parts, tasks.parameters[number].dims[0])
     found = tsvm_maths.triplets_of_factors(left, right, rank)
-    return found.lengthened(term.task.norm(number), rank).scaled(term.factor)
+    if not term.task.rotated(number):  # where nothing is known of what the factors lack
+        found = found.lengthened(term.task.norm(number), rank)
+    return found.scaled(term.factor)
 
 
 def _joined(parts: Parts, rows: int) -> tuple[Tensor, Tensor]:

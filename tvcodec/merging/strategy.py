@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+
+from torch import Tensor
 
 from tvcodec.errors import TvqError
 from tvcodec.merge import model_stock
@@ -29,21 +31,44 @@ def strategy(plan: Plan, tasks: Tasks, progress: Progress) -> Tau:
             return lambda number: tasks.mean(number).mul_(share)
         case "model-stock":
             return values.model_stock(tasks)
-        case "tsvm" | "iso-c":
-            is_matrix = _matrices(tasks, settings["exclude"])
-            refuse_noise(tasks, plan.method, is_matrix)
-            merge = directions.tsvm if plan.method == "tsvm" else directions.iso_c
-            return merge(tasks, is_matrix)
-    refuse_noise(tasks, plan.method, lambda number: True)
+    looked_at = _looked_at(tasks, plan)
+    refuse_noise(tasks, plan.method, looked_at)
     structured = tasks.structured()
+    return _averaging_the_rest(tasks, structured, looked_at, _looking(plan, structured, progress))
+
+
+def _looking(plan: Plan, tasks: Tasks, progress: Progress) -> Tau:
+    """By a method that looks at single values or directions."""
+    settings = plan.settings
     match plan.method:
+        case "tsvm":
+            return directions.tsvm(tasks)
+        case "iso-c":
+            return directions.iso_c(tasks)
         case "ties" if settings["scope"] == MODEL:
-            return values.ties_by_model(structured, settings["density"], progress)
+            return values.ties_by_model(tasks, settings["density"], progress)
         case "ties":
-            return values.ties_by_parameter(structured, settings["density"])
+            return values.ties_by_parameter(tasks, settings["density"])
         case "consensus":
-            return values.consensus(structured, settings["threshold"], settings["votes"])
-    return values.magmax(structured)
+            return values.consensus(tasks, settings["threshold"], settings["votes"])
+    return values.magmax(tasks)
+
+
+def _averaging_the_rest(
+    tasks: Tasks, structured: Tasks, looked_at: Callable[[int], bool], looking: Tau
+) -> Tau:
+    """The mean for parameters that the method leaves alone. What is coded in a rotated frame has
+    no values or directions to look at, but is right in a sum: its mean is added."""
+
+    def tau(number: int) -> Tensor:
+        if not looked_at(number):
+            return tasks.mean(number)
+        merged = looking(number)
+        if any(term.task.rotated(number) for term in tasks.terms):
+            merged.add_(tasks.mean(number).sub_(structured.mean(number)))
+        return merged
+
+    return tau
 
 
 def _signed(tasks: Tasks) -> list[list[float]]:
@@ -55,11 +80,13 @@ def _signed(tasks: Tasks) -> list[list[float]]:
     ]
 
 
-def _matrices(tasks: Tasks, exclude: Sequence[str]) -> directions.IsMatrix:
-    """Which parameters are matrices that no glob of `exclude` matches."""
+def _looked_at(tasks: Tasks, plan: Plan) -> Callable[[int], bool]:
+    """Which parameters a method looks at: all, or matrices that no glob of `exclude` matches."""
+    if "exclude" not in plan.settings:
+        return lambda number: True
     names = [parameter.name for parameter in tasks.parameters]
     left_out = set()
-    for glob in exclude:
+    for glob in plan.settings["exclude"]:
         found = {name for name in names if name == glob or fnmatchcase(name, glob)}
         if not found:
             raise TvqError(
@@ -67,4 +94,4 @@ def _matrices(tasks: Tasks, exclude: Sequence[str]) -> directions.IsMatrix:
                 hint="tvcodec info --parameters lists them",
             )
         left_out |= found
-    return lambda n: len(tasks.parameters[n].dims) == 2 and names[n] not in left_out
+    return lambda number: len(tasks.parameters[number].dims) == 2 and names[number] not in left_out
