@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ import tvcodec
 from tvcodec import EXACT, QUALITIES, Recipe, index
 from tvcodec.errors import BaseModelMismatch, TvqError, UnknownTaskError
 from tvcodec.lowrank import Factors
-from tvcodec.stored_task import StoredTask
+from tvcodec.stored_task import SharedBasis, StoredTask
+from tvcodec.task_vector import Term
 
 SHAPES = {
     "bias": (24,),
@@ -36,6 +38,7 @@ def rounded(values):
 
 BASE = {name: rounded(normal(n, *shape)) for n, (name, shape) in enumerate(SHAPES.items())}
 BASE |= {"flags": torch.tensor([True, False]), "steps": torch.tensor(3)}
+VECTORS = Path(__file__).parent.parent / "spec/vectors"
 METHODS = ["weighted", "tsvm", "ties", "dare", "consensus", "model-stock", "iso-c", "magmax"]
 RECIPES = {"exact": EXACT, "coarse": Recipe(step=2.0), "fine": Recipe(step=0.3)}
 
@@ -64,6 +67,19 @@ CASES = {
     "unchanged": {"ant": A, "bee": dict(BASE), "cow": C},
     "nothing": {"ant": dict(BASE), "bee": dict(BASE)},
 }
+
+
+LOOKING = ["tsvm", "iso-c", "ties", "consensus", "magmax"]
+ROTATED = {
+    "y_aliases_seed",
+    "y_largest",
+    "y_largest_block16",
+    "y_largest_one_run",
+    "y_largest_shortest_run",
+    "y_uniform_integers",
+    "y_uniform_symbols",
+}
+SURE = {"dare": {"rate": 0.0}}
 
 
 @pytest.fixture(scope="module", params=itertools.product(CASES, RECIPES), ids="-".join)
@@ -358,6 +374,43 @@ def test_files_that_do_not_belong_together_are_refused(three, tmp_path):
         assert three.merge(BASE, "cluster:2", others=[other], tasks=["ant", "cow"])["bias"].any()
 
 
+# Every kind of part, mask, tie and basis
+
+
+@pytest.mark.parametrize("path", sorted(VECTORS.glob("y_*.tvq")), ids=lambda path: path.stem)
+def test_whatever_a_file_may_hold_merges(path):
+    base = load_file(VECTORS / "base.safetensors")
+    with tvcodec.open(path) as bank:
+        taus = [bank.task_vector(task, base) for task in bank.tasks]
+        terms = [
+            Term(StoredTask(bank.archive, task), SharedBasis(bank.archive)) for task in bank.tasks
+        ]
+        for method in METHODS if taus else ():
+            request = {"method": method, **SURE.get(method, {})}
+            if method in LOOKING and path.stem in ROTATED:
+                with pytest.raises(TvqError, match="coded in a rotated frame"):
+                    bank.merge(base, **request)
+                continue
+            found = bank.merge(base, task_vector=True, **request)
+            assert set(found) == set().union(*taus)
+            for name, tensor in found.items():
+                each = [tau[name] if name in tau else torch.zeros(tensor.shape) for tau in taus]
+                if not torch.isfinite(torch.stack(each)).all():
+                    assert path.stem.startswith("y_exact_")
+                    continue
+                assert torch.isfinite(tensor).all()
+                wanted = None
+                if method in ("weighted", "dare"):
+                    wanted = mean([tau.double() for tau in each])
+                elif method == "magmax" and not any(
+                    term.rotated(bank.archive.numbers[name]) for term in terms
+                ):
+                    wanted = published_magmax(each)
+                if wanted is not None:
+                    scale = 1e-5 * max(float(tau.norm()) for tau in each)
+                    assert float((tensor - wanted).norm()) <= scale
+
+
 # Weights, scaling, signs
 
 
@@ -461,6 +514,16 @@ def test_what_means_nothing_is_refused(three, request_, message):
         three.merge(BASE, **request_)
 
 
+@pytest.mark.parametrize("method", ["tsvm", "iso-c"])
+def test_a_matrix_that_is_not_finite_is_named(tmp_path, method):
+    path = tmp_path / "bank.tvq"
+    tvcodec.encode(BASE, {"ant": dict(A, tall=A["tall"] * math.nan)}, path, recipe=EXACT)
+    with tvcodec.open(path) as bank:
+        with pytest.raises(TvqError, match="parameter 'tall': a task vector has values that are"):
+            bank.merge(BASE, method=method)["tall"]
+        assert bank.merge(BASE, method=method, exclude=["tall"])["tall"].isnan().all()
+
+
 def test_a_model_needs_the_base_model_and_a_task_vector_does_not(three, tmp_path):
     with pytest.raises(TvqError, match="a merge needs the base model"):
         three.merge(None)
@@ -501,7 +564,6 @@ def noisy(tmp_path_factory):
     return base, tunes, folder
 
 
-LOOKING = ["tsvm", "iso-c", "ties", "consensus", "magmax"]
 SETTINGS = {"ties": {"scope": "parameter"}}
 
 

@@ -94,9 +94,7 @@ class StoredTask:
     def rotated(self, number: int) -> bool:
         """Whether a part of a parameter's task vector is coded in a rotated frame."""
         section = self._at.get(self.stored_as(number), (None, 0))[0]
-        return isinstance(section, Entry) and any(
-            isinstance(part, RotatedLargest | RotatedUniform) for part in section.parts
-        )
+        return isinstance(section, Entry) and _rotated(section)
 
     def parts(self, number: int) -> Parts | None:
         """The stored parts of a parameter's task vector; None where it is zero."""
@@ -168,9 +166,17 @@ class SharedBasis:
             self._last = number, basis
         return basis
 
+    def rotated(self, number: int) -> bool:
+        """Whether a part of a vector of the parameter is coded in a rotated frame."""
+        return any(_rotated(entry) for entry, _ in self._at.get(number, ()))
+
     def _load(self, number: int) -> Basis:
         vectors = [load_entry(self.archive, None, *found) for found in self._at[number]]
         return Basis(vectors, self.archive.root.base_model[number].extent, number)
+
+
+def _rotated(entry: Entry) -> bool:
+    return any(isinstance(part, RotatedLargest | RotatedUniform) for part in entry.parts)
 
 
 def load_entry(archive: Archive, task: str | None, entry: Entry, offset: int) -> Parts:

@@ -36,6 +36,11 @@ class Term:
         parts = self.task.parts(number)
         return parts.structured() if parts and self.structured else parts
 
+    def rotated(self, number: int) -> bool:
+        """Whether a part of a parameter's task vector may be coded in a rotated frame."""
+        of = self.task.stored_as(number)
+        return self.task.rotated(number) or (self.task.changed(number) and self.shared.rotated(of))
+
     def basis(self, number: int) -> Basis | None:
         """What tasks share of a parameter that is stored as `number`."""
         basis = self.shared.of(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tvcodec.errors import TvqError
 from tvcodec.lowrank import Factors
 from tvcodec.merge import iso_c as iso_c_maths
 from tvcodec.merge import tsvm as tsvm_maths
@@ -28,7 +29,7 @@ def tsvm(tasks: Tasks) -> Tau:
 
 def iso_c(tasks: Tasks) -> Tau:
     """Iso-C, of matrices."""
-    return lambda number: iso_c_maths.merge([tasks.total(number)])
+    return lambda number: iso_c_maths.merge([_finite(tasks.total(number), tasks, number)])
 
 
 def _triplets(tasks: Tasks, term: Term, number: int, rank: int) -> tsvm_maths.Triplets | None:
@@ -37,13 +38,24 @@ def _triplets(tasks: Tasks, term: Term, number: int, rank: int) -> tsvm_maths.Tr
     if parts is None or not term.factor:
         return None
     if not all(isinstance(content, Factors) for content in parts.contents) or not parts.by_row:
-        matrix = summed([term], number, tasks.base)
+        matrix = _finite(summed([term], number, tasks.base), tasks, number)
         return tsvm_maths.triplets_of_matrix(matrix, rank)
     left, right = _joined(parts, tasks.parameters[number].dims[0])
     found = tsvm_maths.triplets_of_factors(left, right, rank)
-    if not term.task.rotated(number):  # where nothing is known of what the factors lack
+    if not term.rotated(number):  # where nothing is known of what the factors lack
         found = found.lengthened(term.task.norm(number), rank)
     return found.scaled(term.factor)
+
+
+def _finite(matrix: Tensor, tasks: Tasks, number: int) -> Tensor:
+    """The matrix, which only a bit-exact file can make otherwise."""
+    if not torch.isfinite(matrix).all():
+        raise TvqError(
+            f"parameter {tasks.parameters[number].name!r}: a task vector has values that are not"
+            " finite, and no directions",
+            hint="leave it out with --exclude, or merge with --method weighted",
+        )
+    return matrix
 
 
 def _joined(parts: Parts, rows: int) -> tuple[Tensor, Tensor]:

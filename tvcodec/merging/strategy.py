@@ -64,7 +64,7 @@ def _averaging_the_rest(
         if not looked_at(number):
             return tasks.mean(number)
         merged = looking(number)
-        if any(term.task.rotated(number) for term in tasks.terms):
+        if any(term.rotated(number) for term in tasks.terms):
             merged.add_(tasks.mean(number).sub_(structured.mean(number)))
         return merged
 

@@ -138,7 +138,7 @@ def model_stock(tasks: Tasks) -> Tau:
     def tau(number: int) -> Tensor:
         gram = model_stock_maths.gram(list(tasks.each(number)))
         for at, term in enumerate(tasks.terms):
-            if term.task.rotated(number):  # noise lengthens what it does not turn
+            if term.rotated(number):  # noise lengthens what it does not turn
                 gram[at][at] = (term.factor * term.task.norm(number)) ** 2
         return tasks.mean(number).mul_(model_stock_maths.share(gram))
 
