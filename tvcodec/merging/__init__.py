@@ -9,7 +9,7 @@ from torch import Tensor
 from tvcodec import dense
 from tvcodec.base_model import BaseModel
 from tvcodec.merging.request import Plan, Request, resolved
-from tvcodec.merging.strategy import strategy
+from tvcodec.merging.strategies import strategy
 from tvcodec.merging.values import Progress, Tasks, Tau
 from tvcodec.model import Model
 from tvcodec.task_vector import Term
