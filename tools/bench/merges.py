@@ -86,7 +86,8 @@ def main() -> None:
             if root := getattr(options, name):
                 for row in measure(corpora.load(name, root), work, options.only):
                     rows.append(row)
-                    print(table([row], header=len(rows) == 1), flush=True)
+                    print(table([row]), flush=True)
+    print(table(rows, header=True))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
@@ -124,7 +125,7 @@ def archived(corpus: corpora.Corpus, work: Path, name: str) -> tvcodec.Bank:
     return tvcodec.open(path)
 
 
-def table(rows: list[Row], header: bool = True) -> str:
+def table(rows: list[Row], header: bool = False) -> str:
     """The rows for people: shares as percentages."""
     titles = ["corpus", "method", "scaling", "archive", "merged", "lost", "seconds"]
     cells = [
@@ -138,7 +139,8 @@ def table(rows: list[Row], header: bool = True) -> str:
         ]
         for row in rows
     ]
-    return tabulate(cells, titles if header else (), disable_numparse=True)
+    style = "simple" if header else "plain"
+    return tabulate(cells, titles if header else (), tablefmt=style, disable_numparse=True)
 
 
 if __name__ == "__main__":
