@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tvcodec
 from tvcodec.cli import main
 
 ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "tools" / "sample"
 BASE = torch.Generator().manual_seed(0)
 INFO_KEYS = ["path", "bytes", "root", "base_model", "tasks", "bytes_by_kind", "similarity"]
 
@@ -319,6 +321,14 @@ def test_decode_in_shards(here):
     assert len(set(index["weight_map"].values())) > 1
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".tvq"])
+def test_no_directory_is_called_like_a_file_of_another_format(here, suffix):
+    for words in (DECODE, MERGE):
+        message, hint = complaint(*words[:-1], f"new{suffix}")
+        assert message.startswith(f"Error: new{suffix}: expected a name that ends in .safetensors")
+        assert hint == "hint: write .safetensors and convert it"
+
+
 def test_decode_of_a_part(here):
     succeeds(*DECODE, "--parameters", "layer.*.weight")
     assert list(load_file("new.safetensors")) == ["layer.0.weight", "layer.1.weight"]
@@ -512,7 +522,13 @@ def test_merge_refuses_weights_it_does_not_understand(here):
     assert "expected TASK=NUMBER, got 'cars=x'" in complaint(*MERGE, "--weights", "cars=x")[0]
     assert "task 'cars' is given twice" in complaint(*MERGE, "--weights", "cars=1,cars=2")[0]
     assert "no task 'boats'" in complaint(*MERGE, "--tasks", "cars,boats")[0]
-    assert "perf.json: no such file" in complaint(*MERGE, "--weights", "perf.json")[0]
+    message, hint = complaint(*MERGE, "--weights", "perf.json")
+    assert message == "Error: weights: perf.json: no such file"
+    assert hint.startswith("hint: expected uniform, TASK=NUMBER")
+    for number in ("1e300", "-1e7"):
+        expected = f"expected a number in -1e+06..1e+06, got {float(number)}"
+        assert expected in complaint(*MERGE, "--weights", f"cars={number}")[0]
+        assert expected in complaint(*MERGE, "--scaling", number)[0]
     assert "expected a finite number, got inf" in usage_error(*MERGE, "--scaling", "inf")
 
 
@@ -678,6 +694,27 @@ def test_verify_refuses_wrong_usage(here):
     assert "not the base model of bank.tvq" in complaint(*wrong, "cars=cars.safetensors")[0]
 
 
+# help
+
+
+@pytest.mark.parametrize("command", ["", *main.commands])
+def test_the_examples_of_help_work(models, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "cars"):
+        Path(name).mkdir()
+        Path(name, "model.safetensors").symlink_to(models / f"{name}.safetensors")
+    Path("dtd.safetensors").symlink_to(models / "dtd.safetensors")
+    Path("perf.json").write_text('{"cars": 0.9, "dtd": 0.4}')
+    tvcodec.encode("base", {"cars": "cars", "dtd": "dtd.safetensors"}, "bank.tvq")
+    text = succeeds(*command.split(), "--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    lines = text.replace("\\\n", "").splitlines()
+    examples = [line.split()[1:] for line in lines if line.startswith("    tvcodec ")]
+    assert examples
+    for words in examples:
+        succeeds(*words, *["--force"] * (words[0] == "encode"))
+
+
 # real processes
 
 
@@ -729,6 +766,45 @@ def test_an_interrupt_from_the_keyboard(here):
     result = process("-c", code, *ENCODE)
     assert result.returncode == 130 != -signal.SIGINT
     assert result.stderr == "Error: interrupted, nothing was written\n"
+    assert sorted(os.listdir()) == before
+
+
+def test_an_interrupt_in_the_middle_of_an_encode(here):
+    """Of the real models of the sample, once its output is under way."""
+    with tvcodec.open(SAMPLE / "fine-tunes.tvq") as sample:
+        for task in ("mnist", "style"):
+            sample.decode(task, SAMPLE / "base.safetensors").save(f"{task}.safetensors")
+    Path("new.tvq").write_text("precious")
+    before = sorted(os.listdir())
+    words = ["mnist=mnist.safetensors", "style=style.safetensors", "-o", "new.tvq", "--force"]
+    command = [sys.executable, "-m", "tvcodec", "encode", SAMPLE / "base.safetensors", *words]
+    running = subprocess.Popen(
+        [*command, "--max-error", "0.01"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while running.poll() is None and sorted(os.listdir()) == before:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate()
+    assert (stdout, stderr) == ("", "Error: interrupted, nothing was written\n")
+    assert running.returncode == 130
+    assert sorted(os.listdir()) == before
+    assert Path("new.tvq").read_text() == "precious"
+
+
+@pytest.mark.parametrize("words", [ENCODE, DECODE, (*DECODE[:-1], "new"), MERGE])
+def test_a_full_disk_is_named_and_leaves_nothing(here, words):
+    """A limit on the size of files stands for it: the same calls fail."""
+    before = sorted(os.listdir())
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # noqa: E731
+    result = process("-m", "tvcodec", *words, preexec_fn=limit)
+    assert (result.returncode, result.stdout) == (1, "")
+    file = "new/model.safetensors" if words[-1] == "new" else words[-1]
+    assert result.stderr == f"Error: {file}: file too large\n"
     assert sorted(os.listdir()) == before
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
-from tvcodec.errors import FormatError, UnsupportedError
+from tvcodec.errors import FormatError, UnsupportedError, naming
 from tvcodec.source import FileSource, Source
 
 MAGIC = b"\x89TVQ\r\n\x1a\n"
@@ -247,8 +247,9 @@ class Writer:
     def _write(self, data: bytes) -> bytes:
         """Writes `data` and its padding, which it returns."""
         padding = bytes(aligned(len(data)) - len(data))
-        self._draft.handle.write(data)
-        self._draft.handle.write(padding)
+        with naming(self.path):
+            self._draft.handle.write(data)
+            self._draft.handle.write(padding)
         self.offset += len(data) + len(padding)
         return padding
 

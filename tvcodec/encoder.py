@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tvcodec import parameter, rate
-from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.errors import CheckpointError, TvqError
 from tvcodec.index import (
@@ -27,7 +27,7 @@ from tvcodec.index import (
     valid_task_name,
 )
 from tvcodec.recipes import QUALITIES, Recipe
-from tvcodec.spool import Spool
+from tvcodec.spool import Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
 
 FLOAT32_MAX = 3.4e38
@@ -77,18 +77,23 @@ def encode(
     of threads.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
-    finite, TvqError where `path` exists and `force` is not set, OSError, and ValueError for task
-    names.
+    finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
+    within its directory, OSError, and ValueError for task names and for a goal beside an exact
+    recipe, which has no step to search.
     """
+    if recipe is not None and recipe.exact and goal is not None:
+        raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
     if recipe is None:
         recipe = QUALITIES["balanced"] if goal is None else Recipe()
     elif goal and goal.max_error is not None:
         recipe = replace(recipe, metric="mse", factor_step=None)
     _check_names(fine_tunes)
     with ExitStack() as stack:
-        writer = stack.enter_context(Writer(path, force=force))
         base = stack.enter_context(open_checkpoint(base_model))
         tunes = {name: stack.enter_context(_open(name, fine_tunes[name])) for name in fine_tunes}
+        for checkpoint in (base, *tunes.values()):
+            refuse_inputs(path, checkpoint.paths)
+        writer = stack.enter_context(Writer(path, force=force))
         stack.enter_context(_one_thread_per_parameter())
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
@@ -102,10 +107,17 @@ def encode(
 
 
 def _open(name: str, source: CheckpointSource) -> Checkpoint:
-    try:
+    with _naming(name):
         return open_checkpoint(source)
+
+
+@contextmanager
+def _naming(task: str) -> Iterator[None]:
+    """Says which task an error comes from."""
+    try:
+        yield
     except TvqError as error:
-        raise type(error)(f"task {name!r}: {error}", error.hint) from None
+        raise type(error)(f"task {task!r}: {error}", error.hint) from None
 
 
 def _check_names(fine_tunes: Mapping[str, object]) -> None:
@@ -143,7 +155,7 @@ def _recipes(
     if goal is None or recipe.exact:
         return [recipe] * len(found.tasks)
 
-    def measure(task: TaskSurvey, step: float) -> rate.Measured:
+    def measure(task: TaskSurvey, whole: Whole, step: float) -> rate.Measured:
         with Spool(found, task) as spool:
             numbers = range(len(found.base_model))
             at_step = recipe.at_step(step)
@@ -153,13 +165,15 @@ def _recipes(
             for base, coded in zip(found.base_model, coding, strict=True):
                 spool.put(coded, keep_sections=False)
                 progress(base.count)
-            return rate.Measured(spool.finished_bytes(at_step.as_metadata()), spool.error)
+            return rate.Measured(spool.finished_bytes(at_step.as_metadata(), whole), spool.error)
 
-    wanted = goal.in_bytes(found.values)
-    return [
-        recipe.at_step(rate.find_step(wanted, functools.partial(measure, task)))
-        for task in found.tasks
-    ]
+    wanted, recipes = goal.in_bytes(found.values), []
+    for task in found.tasks:
+        whole = put_whole(measured, found, task)
+        with _naming(task.name):
+            step = rate.find_step(wanted, functools.partial(measure, task, whole))
+        recipes.append(recipe.at_step(step))
+    return recipes
 
 
 def _encode_parameter(
@@ -195,7 +209,7 @@ def _encode_task(
             return task.checkpoint.rows(name, 0, dims[0]), found.base.tensor(name)
         return task.checkpoint.tensor(name), found.base.tensor(name)
 
-    if recipe.exact:
+    if recipe.exact or not task.energies[number]:
         return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
     return parameter.encode(number, read, recipe, task.rms)
 

@@ -146,9 +146,9 @@ def _recipe(settings: dict[str, Any]) -> tuple[Recipe, Goal | None]:
     recipe = Recipe(metric=settings["metric"] or "mse", gain=settings["gain"] or 0.0)
     if settings["step"]:
         return recipe.at_step(settings["step"]), None
-    goal = Goal(settings["bits"], settings["size"], settings["max_error"])
-    if goal != Goal():
-        return recipe, goal
+    goals = {name: settings[name] for name in ("bits", "size", "max_error") if settings[name]}
+    if goals:
+        return recipe, Goal(**goals)
     return QUALITIES[settings["quality"] or "balanced"], None
 
 

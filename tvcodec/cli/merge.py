@@ -128,8 +128,8 @@ def merge(
       tvcodec merge bank.tvq --base-model base/ --weights perf.json -o merged/
       tvcodec merge bank.tvq --base-model base/ --tasks cars,dtd --scaling 0.6 \\
           -o merged.safetensors
-      tvcodec merge vision.tvq more.tvq --base-model base/ --method tsvm -o merged/
-      tvcodec merge bank.tvq --tasks toxic --negate toxic --task-vector -o cure/
+      tvcodec merge bank.tvq --base-model base/ --method dare -o dropped/
+      tvcodec merge bank.tvq --tasks dtd --negate dtd --task-vector -o forget/
     """
     if base_model is None and not task_vector:
         raise click.UsageError("--base-model is missing (only --task-vector goes without)")

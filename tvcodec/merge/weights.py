@@ -12,6 +12,7 @@ from tvcodec.errors import TvqError, UnknownTaskError
 
 TEMPERATURE = 5.0
 Gram = Callable[[Sequence[str]], Sequence[Sequence[float]]]
+LARGEST = 1e6  # weight or scaling that any merge can want
 
 _CLUSTER = "cluster:"
 
@@ -83,6 +84,12 @@ def parse(
     that of `by_performance`, and TvqError without one.
     """
     if of_performance(text):
+        if not os.path.isfile(text):
+            raise TvqError(
+                f"weights: {text or repr(text)}: no such file",
+                hint="expected uniform, TASK=NUMBER,TASK=NUMBER, cluster:K or a JSON file"
+                " {task: accuracy}",
+            )
         accuracy = read_performance(Path(text))
         return by_performance(accuracy, tasks, TEMPERATURE if temperature is None else temperature)
     if temperature is not None:
@@ -113,17 +120,28 @@ def pairs(text: str, what: str) -> dict[str, float]:
         try:
             numbers[task] = float(number)
         except ValueError:
-            raise TvqError(f"{what}: expected TASK=NUMBER, got {pair!r}") from None
+            raise TvqError(
+                f"{what}: expected TASK=NUMBER, got {pair.strip()!r}",
+                hint="write them as cars=0.4,dtd=0.6",
+            ) from None
     return numbers
 
 
 def checked(
     numbers: Mapping[str, float], tasks: Sequence[str], what: str = "weights"
 ) -> dict[str, float]:
-    """`numbers`, if they name known tasks and are finite."""
+    """`numbers`, if they name known tasks and a model is left after them."""
     for task, number in numbers.items():
         if task not in tasks:
             raise UnknownTaskError(f"{what}: no task {task!r}", hint=f"there is {', '.join(tasks)}")
-        if not math.isfinite(number):
-            raise TvqError(f"{what}: task {task!r}: expected a finite number, got {number}")
+        check_range(number, f"{what}: task {task!r}")
     return dict(numbers)
+
+
+def check_range(number: float, where: str) -> None:
+    """TvqError for a number that leaves nothing of a model."""
+    if not abs(number) <= LARGEST:  # NaN too
+        raise TvqError(
+            f"{where}: expected a number in {-LARGEST:g}..{LARGEST:g}, got {number}",
+            hint="weights and scalings of merges are about 1",
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -112,8 +111,7 @@ def _scaling(
     scaling: float | Mapping[str, float], names: Sequence[str]
 ) -> float | dict[str, float]:
     if isinstance(scaling, int | float):
-        if not math.isfinite(scaling):
-            raise TvqError(f"scaling: expected a finite number, got {scaling}")
+        merge_weights.check_range(scaling, "scaling")
         return float(scaling)
     if missing := [name for name in names if name not in scaling]:
         raise TvqError(
