@@ -45,7 +45,7 @@ IMPORTS = {
     "content": "archive entropy errors index",
     # where maths meets bytes: one parameter
     "codec": "basis dense entropy errors index lowrank quantize rotated",
-    "parts": "basis codec dense index",
+    "parts": "basis codec dense index rotated",
     "auto": "codec dense entropy index lowrank quantize rotated",
     "recipes": "auto",
     "rate": "errors",
@@ -60,7 +60,11 @@ IMPORTS = {
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
-    "decoder": "archive base_model checkpoint dense errors fine_tune merge model parts stored_task",
+    "task_vector": "base_model checkpoint dense errors parts stored_task",
+    "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
+    " task_vector",
+    "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
+    " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors locking rate recipes similarity sketch survey",
@@ -212,6 +216,7 @@ def test_a_module_is_short(path):
         "import tvcodec",
         "run('--help')",
         "run('encode', '--help')",
+        "run('merge', '--help')",
         "run('info', 'tools/sample/fine-tunes.tvq')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
     ],

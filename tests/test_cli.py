@@ -6,8 +6,8 @@ import json
 import math
 import os
 import resource
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -375,6 +375,13 @@ def test_a_wrong_base_model_is_named_and_nothing_written(here):
 # merge
 
 
+def seen():
+    """A merge from a file in which methods see single values and directions."""
+    words = ("cars=cars.safetensors", "dtd=dtd.safetensors", "--quality", "high", "-o", "seen.tvq")
+    succeeds("encode", "base.safetensors", *words)
+    return "merge", "seen.tvq", *MERGE[2:]
+
+
 def test_merge_prints_and_records_its_weights(here):
     result = succeeds(*MERGE, "--scaling", "0.5")
     assert result.stdout == ""
@@ -390,6 +397,8 @@ def test_merge_by_weights(here):
     value = json.loads(succeeds(*MERGE, "--weights", "cars=0.4,dtd=0", "--json").stdout)
     assert value == {
         "path": "new.safetensors",
+        "method": "weighted",
+        "tasks": ["cars", "dtd"],
         "scaling": 1.0,
         "weights": {"cars": 0.4, "dtd": 0.0},
     }
@@ -410,6 +419,87 @@ def test_merge_by_performance(here):
 def test_merge_of_a_subset(here):
     value = json.loads(succeeds(*MERGE, "--tasks", "dtd", "--json").stdout)
     assert value["weights"] == {"dtd": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ((), {}),
+        (
+            ("--weights", "cluster:2", "--negate", "dtd"),
+            {"weights": "cluster:2", "negate": ["dtd"]},
+        ),
+        (("--method", "tsvm", "--exclude", "*.bias"), {"exclude": ["*.bias"]}),
+        (
+            ("--method", "tsvm", "--scaling", "cars=0.5,dtd=-1"),
+            {"scaling": {"cars": 0.5, "dtd": -1}},
+        ),
+        (("--method", "iso-c", "--tasks", "dtd"), {"tasks": ["dtd"]}),
+        (("--method", "ties", "--density", "0.5"), {"density": 0.5}),
+        (("--method", "ties", "--scope", "parameter"), {"scope": "parameter"}),
+        (("--method", "dare", "--rate", "0.5", "--seed", "7"), {"rate": 0.5, "seed": 7}),
+        (
+            ("--method", "consensus", "--threshold", "0.6", "--votes", "1"),
+            {"threshold": 0.6, "votes": 1},
+        ),
+        (("--method", "magmax", "--scaling", "-0.5"), {"scaling": -0.5}),
+        (("--method", "model-stock", "--scope", "model"), {"scope": "model"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_merge_by_every_method(here, words, asked):
+    method = words[1] if words[:1] == ("--method",) else "weighted"
+    command = (*seen(), *words)
+    value = json.loads(succeeds(*command, "--json").stdout)
+    assert value["method"] == method
+    with tvcodec.open("seen.tvq") as bank:
+        wanted = bank.merge(load_file("base.safetensors"), method=method, **asked)
+        for name, tensor in load_file("new.safetensors").items():
+            assert torch.equal(tensor, wanted[name])
+        succeeds(*command, "--task-vector", "--force")
+        tau = bank.merge(None, method=method, task_vector=True, **asked)
+        found = load_file("new.safetensors")
+        assert set(found) == set(tau)
+        assert all(torch.equal(found[name], tau[name]) for name in tau)
+
+
+def test_merge_without_the_base_model_gives_task_vectors_only(here):
+    words = ("merge", seen()[1], "-o", "new.safetensors")
+    assert "--base-model is missing (only --task-vector" in usage_error(*words)
+    note = succeeds(*words, "--task-vector", "--method", "tsvm").stderr.splitlines()[-1]
+    assert note == "wrote new.safetensors: tsvm of 2 tasks, scaling 1"
+
+
+def test_merge_of_several_files(here):
+    for task in ("cars", "dtd"):
+        succeeds("encode", "base.safetensors", f"{task}=dtd.safetensors", "-o", f"{task}.tvq")
+    words = ("merge", "dtd.tvq", "cars.tvq", *MERGE[2:])
+    value = json.loads(succeeds(*words, "--json").stdout)
+    assert value["weights"] == {"cars": 0.5, "dtd": 0.5}
+    message, *_ = complaint(*words, "bank.tvq", "--force")
+    assert message == "Error: task 'cars' is in cars.tvq and in bank.tvq"
+    assert "no inner products" in complaint(*words, "--weights", "cluster:2", "--force")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--method tsvm --weights uniform", "--weights has no effect with --method tsvm"),
+        ("--method ties --votes 2", "--votes has no effect with --method ties"),
+        ("--density 0.2", "--density has no effect with --method weighted"),
+        ("--method magmax --exclude x", "--exclude has no effect with --method magmax"),
+        ("--method ties --temperature 2", "--temperature has no effect with --method ties"),
+        ("--temperature 2", "--temperature has no effect without --weights FILE"),
+        ("--weights cars=1 --temperature 2", "--temperature has no effect without"),
+        ("--method average", "'average' is not one of 'weighted', 'tsvm'"),
+        ("--method ties --density 2", "expected a density above 0 and up to 1, got 2.0"),
+        ("--method dare --rate 1", "expected a drop rate of at least 0 and below 1, got 1.0"),
+        ("--scaling cars=x", "scaling: expected TASK=NUMBER, got 'cars=x'"),
+        ("--scaling much", "expected a number, got 'much'"),
+    ],
+)
+def test_merge_refuses_options_that_mean_nothing(here, words, message):
+    assert message in usage_error(*MERGE, *words.split())
 
 
 @pytest.mark.parametrize(

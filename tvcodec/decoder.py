@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tvcodec import dense
 from tvcodec.archive import Archive, mirrored
 from tvcodec.base_model import BaseModel
-from tvcodec.checkpoint import TORCH_DTYPES, CheckpointSource, open_checkpoint
-from tvcodec.errors import CheckpointError, TvqError
+from tvcodec.checkpoint import CheckpointSource, open_checkpoint
+from tvcodec.errors import BaseModelMismatch, CheckpointError, TvqError
 from tvcodec.fine_tune import FineTune
-from tvcodec.merge import weights as merge_weights
+from tvcodec.merging import Request, merged_model, merged_task_vector
 from tvcodec.model import Model
-from tvcodec.parts import Parts, weighted_sum
 from tvcodec.stored_task import SharedBasis, StoredTask
+from tvcodec.task_vector import Term, summed
 
 
 class Bank:
@@ -55,16 +53,16 @@ class Bank:
         `base_model` is needed for parameters that are stored bit-exact; without it, reading one
         raises TvqError.
         """
-        stored = self._task(task)
+        term = self._term(task)
         base = None if base_model is None else self._base(base_model)
         shapes = {
             parameter.name: ("float32", parameter.dims)
             for number, parameter in enumerate(self.archive.root.base_model)
-            if stored.changed(number)
+            if term.task.changed(number)
         }
         model = Model(
             shapes,
-            lambda name: self._tau([(1.0, stored)], self.archive.numbers[name], base),
+            lambda name: summed([term], self.archive.numbers[name], base),
             {"tvcodec.task_vector": task},
             inputs=self._inputs(base),
         )
@@ -84,47 +82,75 @@ class Bank:
 
     def merge(
         self,
-        base_model: CheckpointSource,
-        weights: Mapping[str, float] | str = "uniform",
+        base_model: CheckpointSource | None,
+        weights: Mapping[str, float] | str | None = None,
         *,
+        method: str = "weighted",
         tasks: Sequence[str] | None = None,
-        scaling: float = 1.0,
-        temperature: float = merge_weights.TEMPERATURE,
+        scaling: float | Mapping[str, float] = 1.0,
+        negate: Sequence[str] = (),
+        others: Sequence[Bank] = (),
+        task_vector: bool = False,
+        temperature: float | None = None,
+        exclude: Sequence[str] | None = None,
+        density: float | None = None,
+        scope: str | None = None,
+        rate: float | None = None,
+        seed: int | None = None,
+        threshold: float | None = None,
+        votes: int | None = None,
+        progress: Callable[[int], None] = lambda values: None,
     ) -> Model:
-        """base model + scaling * sum of weight * task vector, in the base model's dtypes.
+        """base model + scaling * the merged task vectors, in the base model's dtypes.
 
-        `weights` are task -> number, "uniform" (1 / N), the path of a performance file {task:
-        accuracy} (softmax of accuracy / temperature), or "cars=0.4,dtd=0.6". `tasks` takes a
-        subset. Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes,
-        extra rows and integers stay the base model's.
+        `method` says how they are merged:
+        "weighted": sum of weight * task vector;
+        "tsvm": strongest singular directions, made orthogonal (TSV-Merge); the mean for what is no
+        matrix or what a name or glob in `exclude` matches;
+        "iso-c": the sum with a flat spectrum; `exclude` as for "tsvm";
+        "ties": the share `density` (0.2) of largest values of each task, over the "model" or each
+        "parameter" (`scope`), and the mean of those with the elected sign;
+        "dare": as "weighted", of what is left when a share `rate` (0.9) is dropped by `seed` (0);
+        "consensus": the sum where it matters to `votes` (2) tasks, by lambda = `threshold` (0.4);
+        "magmax": of each value the task's that changed it most;
+        "model-stock": the mean, as far as tasks agree about each "parameter" or the whole "model"
+        (`scope`), the latter by the file's own inner products.
+
+        `weights` (of "weighted" and "dare") are task -> number, "uniform" (1 / N), "cluster:K"
+        (clusters share alike), the path of a performance file {task: accuracy} (softmax of accuracy
+        / `temperature`), or "cars=0.4,dtd=0.6". `tasks` takes a subset. `scaling` is a number, or
+        one for each task. Tasks in `negate` count with the opposite sign. `others` are open files
+        with more tasks of the same base model. With `task_vector` the result is what would be added
+        to the base model, in float32; `base_model` may then be None, unless parameters are stored
+        bit-exact. `progress` is told of values of each task that are read before the first is
+        merged, which "ties" over the model does.
+
+        Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes, extra rows
+        and integers stay the base model's. Methods that look at single values or directions (all
+        but "weighted", "dare" and "model-stock") take a share of the sum of what is coded in a
+        rotated frame; TvqError where that is most of a task, and for an option that the method does
+        not take.
         """
-        chosen = list(dict.fromkeys(self.tasks if tasks is None else tasks))
-        if tasks is not None and not chosen:
-            raise TvqError("expected at least one task to merge, got none")
-        stored = {task: self._task(task) for task in chosen}
-        if isinstance(weights, str):
-            given = merge_weights.parse(weights, chosen, temperature)
-        else:
-            given = merge_weights.checked(weights, chosen)
-        scaling = merge_weights.checked_scaling(scaling)
-        base = self._base(base_model)
-        given = dict(sorted(given.items()))
-        weighted = [(scaling * weight, stored[task]) for task, weight in given.items() if weight]
-        metadata = {
-            "tvcodec.merge": "weighted",
-            "tvcodec.scaling": repr(scaling),
-            "tvcodec.weights": json.dumps(given),
+        options = {
+            "weights": weights,
+            "temperature": temperature,
+            "exclude": exclude,
+            "density": density,
+            "scope": scope,
+            "rate": rate,
+            "seed": seed,
+            "threshold": threshold,
+            "votes": votes,
         }
-
-        def compute(name: str) -> Tensor:
-            number = self.archive.numbers[name]
-            original = base.tensor(number)
-            if not any(task.changed(number) for _, task in weighted):
-                return original.clone()
-            return dense.fine_tune(original, self._tau(weighted, number, base), original.dtype)
-
-        shapes = {p.name: (p.dtype, p.dims) for p in self.archive.root.base_model}
-        return Model(shapes, compute, metadata, base.directory, self._inputs(base))
+        request = Request(method, options, tasks, scaling, negate)
+        held = self._held_with(others)
+        base = None if base_model is None else self._base(base_model)
+        inputs = self._inputs(base).union(*(other._inputs(None) for other in others))
+        if task_vector:
+            return merged_task_vector(held, base, request, progress).made_from(inputs)
+        if base is None:
+            raise TvqError("a merge needs the base model, a merged task vector does not")
+        return merged_model(held, base, request, progress).made_from(inputs)
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
@@ -182,38 +208,28 @@ class Bank:
             self._shared = SharedBasis(self.archive)
         return self._shared
 
-    def _tau(
-        self, weighted: Sequence[tuple[float, StoredTask]], number: int, base: BaseModel | None
-    ) -> Tensor:
-        """The weighted sum of task vectors of one parameter, float32."""
-        parameter = self.archive.root.base_model[number]
-        stored: dict[int, list[tuple[float, Parts]]] = {}
-        total = torch.zeros(parameter.extent.rows, parameter.extent.columns)
-        for weight, task in weighted:
-            parts = task.parts(number)
-            if parts is not None and parts.exact is not None:
-                tau = self._exact_tau(task, number, parts.exact, base)
-                total.add_(tau.view(total.shape), alpha=weight)
-            elif parts is not None:
-                # tasks may tie a parameter to another one, whose frame its parts are then in
-                stored.setdefault(task.stored_as(number), []).append((weight, parts))
-        for of, tied in stored.items():
-            total += weighted_sum(tied, parameter.extent, of, self._basis().of(of))
-        return total.view(parameter.dims)
+    def _term(self, name: str) -> Term:
+        return Term(self._task(name), self._basis())
 
-    def _exact_tau(
-        self, task: StoredTask, number: int, exact: dense.Exact, base: BaseModel | None
-    ) -> Tensor:
-        if base is None:
-            name = self.archive.root.base_model[number].name
-            raise TvqError(
-                f"task {task.name!r}: parameter {name!r} is stored as a difference of bits,"
-                " which needs the base model",
-                hint="give --base-model",
-            )
-        original = base.tensor(number)
-        converted = dense.converted(original, TORCH_DTYPES[task.dtype(number)])
-        return dense.task_vector(dense.exact_restore(converted, exact), original)
+    def _held_with(self, others: Sequence[Bank]) -> dict[str, Term]:
+        """The tasks of several files."""
+        held: dict[str, Term] = {}
+        for bank in (self, *others):
+            if bank.archive.base_model_digest != self.archive.base_model_digest:
+                raise BaseModelMismatch(
+                    f"{bank.archive.path}: expected tasks of the base model of"
+                    f" {self.archive.path}, got those of another one",
+                    hint="tvcodec info shows which base model a file was made with",
+                )
+            for name in bank.tasks:
+                if name in held:
+                    found = held[name].task.archive.path
+                    raise TvqError(
+                        f"task {name!r} is in {found} and in {bank.archive.path}",
+                        hint="merge files whose tasks have different names",
+                    )
+                held[name] = bank._term(name)
+        return held
 
 
 def _matching(model: Model, task: str, glob: str | None) -> Model:

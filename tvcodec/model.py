@@ -64,6 +64,10 @@ class Model(Mapping[str, Tensor]):
         """The shape of a tensor, without computing it."""
         return self._shapes[name][1]
 
+    def made_from(self, inputs: Iterable[Path]) -> Model:
+        """The same with these inputs."""
+        return Model(self._shapes, self._compute, self.metadata, self.directory, inputs)
+
     def subset(self, names: list[str]) -> Model:
         """The same with these parameters only."""
         shapes = {name: self._shapes[name] for name in names}

@@ -10,15 +10,17 @@ What is not masked shares one product, and one inverse rotation of each block si
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from tvcodec import codec, dense
+from tvcodec import codec, dense, rotated
 from tvcodec.basis import Coefficients
 from tvcodec.index import Extent
+
+_ROTATED = rotated.Largest | rotated.Uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Parts:
         """The bit-exact difference, where that is what is stored."""
         return self.contents[0] if isinstance(self.contents[0], dense.Exact) else None
 
+    def structured(self) -> Parts | None:
+        """What is left without rotated parts; None where that is nothing."""
+        left = tuple(content for content in self.contents if not isinstance(content, _ROTATED))
+        return replace(self, contents=left) if left else None
+
 
 Weighted = Sequence[tuple[float, Parts]]
 
@@ -46,6 +53,13 @@ class Basis:
 
     def __init__(self, vectors: Sequence[Parts], shape: Extent, seed: int) -> None:
         self.vectors, self.shape, self.seed = tuple(vectors), shape, seed
+
+    @cached_property
+    def structured(self) -> Basis:
+        """The same without rotated parts."""
+        empty = Parts((dense.Values(torch.zeros(self.shape.count)),), self.shape)
+        vectors = [vector.structured() or empty for vector in self.vectors]
+        return Basis(vectors, self.shape, self.seed)
 
     @cached_property
     def decoded(self) -> list[Tensor]:

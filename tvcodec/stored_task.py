@@ -12,7 +12,18 @@ from tvcodec import codec, quantize
 from tvcodec.archive import Archive, called
 from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.errors import FormatError
-from tvcodec.index import ROWS, Entry, Extent, Kept, Mask, Rows, Section, Small
+from tvcodec.index import (
+    ROWS,
+    Entry,
+    Extent,
+    Kept,
+    Mask,
+    RotatedLargest,
+    RotatedUniform,
+    Rows,
+    Section,
+    Small,
+)
 from tvcodec.parts import Basis, Parts
 
 
@@ -70,6 +81,20 @@ class StoredTask:
     def changed(self, number: int) -> bool:
         """Whether there is a task vector for the parameter."""
         return self.stored_as(number) in self._changed
+
+    def norm(self, number: int) -> float:
+        """The norm that a parameter's task vector had before it was coded."""
+        number = self.stored_as(number)
+        section = self._at.get(number, (None, 0))[0]
+        if isinstance(section, Entry):
+            return section.norm
+        members = self.index.small.members if self.index.small else ()
+        return next((item.norm for item in members if item.parameter == number), 0.0)
+
+    def rotated(self, number: int) -> bool:
+        """Whether a part of a parameter's task vector is coded in a rotated frame."""
+        section = self._at.get(self.stored_as(number), (None, 0))[0]
+        return isinstance(section, Entry) and _rotated(section)
 
     def parts(self, number: int) -> Parts | None:
         """The stored parts of a parameter's task vector; None where it is zero."""
@@ -141,9 +166,17 @@ class SharedBasis:
             self._last = number, basis
         return basis
 
+    def rotated(self, number: int) -> bool:
+        """Whether a part of a vector of the parameter is coded in a rotated frame."""
+        return any(_rotated(entry) for entry, _ in self._at.get(number, ()))
+
     def _load(self, number: int) -> Basis:
         vectors = [load_entry(self.archive, None, *found) for found in self._at[number]]
         return Basis(vectors, self.archive.root.base_model[number].extent, number)
+
+
+def _rotated(entry: Entry) -> bool:
+    return any(isinstance(part, RotatedLargest | RotatedUniform) for part in entry.parts)
 
 
 def load_entry(archive: Archive, task: str | None, entry: Entry, offset: int) -> Parts:

@@ -65,7 +65,7 @@ def main() -> None:
     """Many fine-tunes of one base model in one small file.
 
     A .tvq file holds the task vectors (fine-tune minus base model) of any number of fine-tunes.
-    With the base model it gives back any of them, or a merge by weights.
+    With the base model it gives back any of them, or a merge of several.
 
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq

@@ -3,85 +3,198 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
 
 import click
 
 from tvcodec.cli import options, report
 from tvcodec.cli.progress import progress
-from tvcodec.merge.weights import TEMPERATURE
+from tvcodec.errors import TvqError
+from tvcodec.merge import methods, weights
+from tvcodec.merge.methods import METHODS
 
 
-@click.command(short_help="Write a weighted merge of fine-tunes.")
-@options.bank_argument
-@options.base_model(required=True)
+def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], options.Command]:
+    """An option of some methods only: None unless it is given."""
+    return click.option(*names, default=None, **settings)
+
+
+@click.command(short_help="Write a merge of fine-tunes.")
+@click.argument("banks", metavar="BANK.tvq...", nargs=-1, required=True)
+@options.base_model(required=False)
 @options.model_output
 @click.option(
-    "--weights",
-    default="uniform",
+    "--method",
+    type=click.Choice(list(METHODS)),
+    default="weighted",
     show_default=True,
+    help="How task vectors are merged: see above.",
+)
+@_of_method(
+    "--weights",
     metavar="WEIGHTS",
-    help="uniform (1/N each); cars=0.4,dtd=0.6; or a JSON file {task: accuracy in 0..1}, from which"
+    help="Of weighted and dare: uniform (1/N each, the default); cars=0.4,dtd=-0.6; cluster:K (K"
+    " clusters of similar tasks share alike); or a JSON file {task: accuracy in 0..1}, from which"
     " come softmax(accuracy / temperature).",
 )
-@click.option(
+@_of_method(
     "--temperature",
     type=options.Number(above=0),
-    default=TEMPERATURE,
-    show_default=True,
-    help="Of weights from a file of accuracies: small favours the best task.",
+    help="Of weights from a file of accuracies: small favours the best task; 5 if not given.",
 )
 @click.option("--tasks", metavar="A,B", help="Merge these only.")
 @click.option(
     "--scaling",
-    type=options.Number(),
-    default=1.0,
+    type=options.Scaling(),
+    default="1",
     show_default=True,
-    help="Multiplies the merged task vector.",
+    help="Multiplies the merged task vector; cars=0.5,dtd=1.2 multiplies each task's before.",
+)
+@click.option("--negate", metavar="TASK", multiple=True, help="Forget TASK; may be repeated.")
+@_of_method(
+    "--exclude",
+    metavar="NAME",
+    multiple=True,
+    help="Of tsvm and iso-c: a parameter (or glob) to average; may be repeated.",
+)
+@_of_method(
+    "--density", type=options.Number(), help="Of ties: share of values kept; 0.2 if not given."
+)
+@_of_method(
+    "--scope",
+    type=click.Choice([methods.MODEL, methods.PARAMETER]),
+    help="Of ties: one threshold for the model (the default), or for each parameter. Of model-stock"
+    " (default: parameter): what tasks have to agree about.",
+)
+@_of_method(
+    "--rate", type=options.Number(), help="Of dare: share of values dropped; 0.9 if not given."
+)
+@_of_method("--seed", type=int, help="Of dare: 0 if not given.")
+@_of_method(
+    "--threshold",
+    type=options.Number(),
+    help="Of consensus: a value matters to a task above this share of what the others add; 0.4 if"
+    " not given.",
+)
+@_of_method(
+    "--votes", type=int, help="Of consensus: tasks that a value must matter to; 2 if not given."
+)
+@click.option(
+    "--task-vector",
+    is_flag=True,
+    help="Write what would be added to the base model, in float32; --base-model is needed only"
+    " where parameters are stored bit-exact.",
 )
 @options.max_shard_size
 @options.expect_root
 @options.force
 @options.as_json
 def merge(
-    bank: str,
-    base_model: str,
+    banks: tuple[str, ...],
+    base_model: str | None,
     output: str,
-    weights: str,
-    temperature: float,
+    method: str,
     tasks: str | None,
-    scaling: float,
+    scaling: float | dict[str, float],
+    negate: tuple[str, ...],
+    task_vector: bool,
     max_shard_size: int,
     expect_root: str | None,
     force: bool,
     as_json: bool,
+    **settings: Any,
 ) -> None:
-    """Write base model + scaling x (weighted sum of task vectors), in the base model's dtypes.
+    """Write base model + scaling x the merged task vectors, in the base model's dtypes, from one or
+    more files of one base model.
 
-    The weights are printed, and written into the metadata of the output. Parameters that a task
-    adds, lacks or reshapes are left out.
+    \b
+      weighted     their sum, by --weights
+      tsvm         their strongest singular directions, made orthogonal to
+                   each other (TSV-Merge)
+      iso-c        their sum with a flat spectrum
+      ties         the largest values, where they agree in sign (TIES)
+      dare         like weighted, with most values dropped by chance and the
+                   others made up for them
+      consensus    their sum, where it matters to enough tasks (TALL masks)
+      magmax       of each value the largest
+      model-stock  their mean, as far as tasks agree
+
+    What was used is printed, and written into the metadata of the output. Parameters that a task
+    adds, lacks or reshapes are left out. All but weighted, dare and model-stock look at single
+    values or directions: of what is coded in a rotated frame (--quality balanced) they take a share
+    of the sum, and they refuse files with little else (small).
 
     \b
       tvcodec merge bank.tvq --base-model base/ --weights perf.json -o merged/
       tvcodec merge bank.tvq --base-model base/ --tasks cars,dtd --scaling 0.6 \\
           -o merged.safetensors
+      tvcodec merge bank.tvq --base-model base/ --method dare -o dropped/
+      tvcodec merge bank.tvq --tasks dtd --negate dtd --task-vector -o forget/
     """
+    if base_model is None and not task_vector:
+        raise click.UsageError("--base-model is missing (only --task-vector goes without)")
+    if expect_root is not None and len(banks) > 1:
+        raise click.UsageError("--expect-root pins one file: merge from one, or leave it out")
+    settings["exclude"] = settings["exclude"] or None
+    _check(method, settings)
     from tvcodec.decoder import Bank
 
-    with Bank(bank, expected_root=expect_root) as opened:
-        model = opened.merge(
-            base_model,
-            weights,
-            tasks=[name.strip() for name in tasks.split(",")] if tasks is not None else None,
-            scaling=scaling,
-            temperature=temperature,
+    with ExitStack() as stack:
+        first, *others = (
+            stack.enter_context(Bank(path, expected_root=expect_root)) for path in banks
         )
-        values = sum(parameter.count for parameter in opened.archive.root.base_model)
-        with progress(("merging", values)) as advance:
-            model.save(output, max_shard_size=max_shard_size, force=force, progress=advance)
-    used: dict[str, float] = json.loads(model.metadata["tvcodec.weights"])
+        chosen = [name.strip() for name in tasks.split(",")] if tasks is not None else None
+        values = sum(parameter.count for parameter in first.archive.root.base_model)
+        phases = [("merging", values)]
+        if method == "ties" and settings["scope"] != methods.PARAMETER:
+            held = sum(len(bank.tasks) for bank in (first, *others))
+            phases.insert(0, ("measuring", values * (len(set(chosen)) if chosen else held)))
+        advance = stack.enter_context(progress(*phases))
+        model = first.merge(
+            base_model,
+            method=method,
+            tasks=chosen,
+            scaling=scaling,
+            negate=negate,
+            others=others,
+            task_vector=task_vector,
+            progress=advance,
+            **settings,
+        )
+        model.save(output, max_shard_size=max_shard_size, force=force, progress=advance)
+    _report(output, model.metadata, as_json)
+
+
+def _check(method: str, settings: dict[str, Any]) -> None:
+    """A usage error for options that have no effect together, and for values out of range."""
+    if name := methods.without_effect(method, settings):
+        raise click.UsageError(f"--{name} has no effect with --method {method}")
+    given = settings["weights"]
+    if settings["temperature"] is not None and not weights.of_performance(given or "uniform"):
+        raise click.UsageError("--temperature has no effect without --weights FILE")
+    try:
+        methods.settings(method, settings)
+    except TvqError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _report(output: str, metadata: dict[str, str], as_json: bool) -> None:
+    told = {name.removeprefix("tvcodec."): text for name, text in metadata.items()}
+    method = told.pop("merge")
+    used: dict[str, Any] = {name: json.loads(text) for name, text in told.items()}
     if as_json:
-        report.print_json({"path": output, "scaling": scaling, "weights": used})
+        report.print_json({"path": output, "method": method, **used})
         return
-    rows = [(task, f"{weight:.6g}") for task, weight in used.items()]
-    click.echo(report.table(("task", "weight"), rows), err=True)
-    report.note(f"wrote {output}: scaling {scaling:g}")
+    if "weights" in used:
+        rows = [(task, f"{weight:.6g}") for task, weight in used["weights"].items()]
+        click.echo(report.table(("task", "weight"), rows), err=True)
+    tasks = report.counted(len(used["tasks"]), "task")
+    report.note(f"wrote {output}: {method} of {tasks}, scaling {_scaling(used['scaling'])}")
+
+
+def _scaling(scaling: float | dict[str, float]) -> str:
+    if isinstance(scaling, dict):
+        return ",".join(f"{task}={number:g}" for task, number in scaling.items())
+    return f"{scaling:g}"

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from tvcodec.errors import TvqError
 from tvcodec.index import valid_task_name
+from tvcodec.merge import weights
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,6 +47,20 @@ class Number(_ParamType):
         if self.above > -math.inf:
             return f"a number above {self.above:g}"
         return "a finite number"
+
+
+class Scaling(_ParamType):
+    """A finite number, or one for each task: cars=0.5,dtd=1.2."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "=" not in value:
+            return Number().convert(value, param, ctx)
+        try:
+            return weights.pairs(value, "scaling")
+        except TvqError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Bytes(_ParamType):

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LAMBDA = 0.4
-VOTES = 2
+from tvcodec.merge.methods import LAMBDA, VOTES
 
 
 def tall_mask(tau: Tensor, total: Tensor, threshold: float = LAMBDA) -> Tensor:

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from tvcodec.errors import TvqError
 
-RATE = 0.9
-
 
 def drop(tau: Tensor, rate: float, seed: int, task: str, parameter: str) -> Tensor:
     """The task vector of a parameter with a share of `rate` (below 1) dropped, rescaled."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-DENSITY = 0.2
+from tvcodec.merge.methods import DENSITY
 
 _SHIFT = 13  # of 23 bits of mantissa 10 are kept: a bin is 1 / 1024 wide, or less
 
@@ -31,6 +31,10 @@ class Magnitudes:
         for piece in torch.split(tau.reshape(-1), 1 << 22):
             bits = piece.to(torch.float32).abs().view(torch.int32)
             self._counts += torch.bincount(bits >> _SHIFT, minlength=len(self._counts)).cpu()
+
+    def add_zeros(self, count: int) -> None:
+        """Counts a parameter of that many values that did not change."""
+        self._counts[0] += count
 
     def threshold(self, density: float = DENSITY) -> float:
         """The magnitude that a share of `density` of all values reaches; at most 0.1 % below what

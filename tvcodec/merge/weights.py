@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tvcodec.errors import TvqError, UnknownTaskError
 
 TEMPERATURE = 5.0
+Gram = Callable[[Sequence[str]], Sequence[Sequence[float]]]
 LARGEST = 1e6  # weight or scaling that any merge can want
+
+_CLUSTER = "cluster:"
 
 
 def uniform(tasks: Sequence[str]) -> dict[str, float]:
@@ -64,51 +67,79 @@ def read_performance(path: Path) -> dict[str, float]:
         raise TvqError(f"{path}: expected accuracies in 0..1, got {error}") from None
 
 
-def parse(text: str, tasks: Sequence[str], temperature: float = TEMPERATURE) -> dict[str, float]:
-    """The weights that `text` asks for: "uniform", "cars=0.4,dtd=0.6" or the path of a performance
-    file. Tasks that an explicit list leaves out are not merged."""
-    if text == "uniform":
-        return uniform(tasks)
-    if "=" not in text and not os.path.isfile(text):
+def of_performance(text: str) -> bool:
+    """Whether `text` names a performance file, and is no other way to give weights."""
+    if text == "uniform" or text.startswith(_CLUSTER):
+        return False
+    return "=" not in text or os.path.isfile(text)
+
+
+def parse(
+    text: str, tasks: Sequence[str], gram: Gram, temperature: float | None = None
+) -> dict[str, float]:
+    """The weights that `text` asks for: "uniform", "cars=0.4,dtd=0.6", "cluster:K" or the path of a
+    performance file. Tasks that an explicit list leaves out are not merged.
+
+    `gram` is asked for the inner products of `tasks` where clusters are wanted; `temperature` is
+    that of `by_performance`, and TvqError without one.
+    """
+    if of_performance(text):
+        if not os.path.isfile(text):
+            raise TvqError(
+                f"weights: {text or repr(text)}: no such file",
+                hint="expected uniform, TASK=NUMBER,TASK=NUMBER, cluster:K or a JSON file"
+                " {task: accuracy}",
+            )
+        accuracy = read_performance(Path(text))
+        return by_performance(accuracy, tasks, TEMPERATURE if temperature is None else temperature)
+    if temperature is not None:
         raise TvqError(
-            f"weights: {text or repr(text)}: no such file",
-            hint="expected uniform, TASK=NUMBER,TASK=NUMBER or a JSON file {task: accuracy}",
+            f"a temperature has no effect with weights {text!r}",
+            hint="it is for weights from a file of accuracies",
         )
-    if os.path.isfile(text):
-        return by_performance(read_performance(Path(text)), tasks, temperature)
-    weights: dict[str, float] = {}
+    if text.startswith(_CLUSTER):
+        return _by_cluster(text.removeprefix(_CLUSTER), tasks, gram)
+    return uniform(tasks) if text == "uniform" else checked(pairs(text, "weights"), tasks)
+
+
+def _by_cluster(count: str, tasks: Sequence[str], gram: Gram) -> dict[str, float]:
+    from tvcodec.merge import clusters
+
+    if not (count.isascii() and count.isdigit()):
+        raise TvqError(f"weights: expected cluster:K with a number K, got {_CLUSTER + count!r}")
+    return clusters.weights(gram(tasks), tasks, int(count[:9]))
+
+
+def pairs(text: str, what: str) -> dict[str, float]:
+    """Numbers by task of a text such as "cars=0.4,dtd=0.6"; `what` they are is for messages."""
+    numbers = {}
     for pair in text.split(","):
         task, _, number = pair.strip().partition("=")
-        if task in weights:
-            raise TvqError(f"weights: task {task!r} is given twice")
+        if task in numbers:
+            raise TvqError(f"{what}: task {task!r} is given twice")
         try:
-            weights[task] = float(number)
+            numbers[task] = float(number)
         except ValueError:
             raise TvqError(
-                f"weights: expected TASK=NUMBER, got {pair.strip()!r}",
+                f"{what}: expected TASK=NUMBER, got {pair.strip()!r}",
                 hint="write them as cars=0.4,dtd=0.6",
             ) from None
-    return checked(weights, tasks)
+    return numbers
 
 
-def checked(weights: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """`weights`, if they name known tasks and a model is left after them."""
-    for task, weight in weights.items():
+def checked(
+    numbers: Mapping[str, float], tasks: Sequence[str], what: str = "weights"
+) -> dict[str, float]:
+    """`numbers`, if they name known tasks and a model is left after them."""
+    for task, number in numbers.items():
         if task not in tasks:
-            raise UnknownTaskError(
-                f"weights: no task {task!r}", hint=f"there is {', '.join(tasks)}"
-            )
-        _check_range(weight, f"weights: task {task!r}")
-    return dict(weights)
+            raise UnknownTaskError(f"{what}: no task {task!r}", hint=f"there is {', '.join(tasks)}")
+        check_range(number, f"{what}: task {task!r}")
+    return dict(numbers)
 
 
-def checked_scaling(scaling: float) -> float:
-    """`scaling`, if a model is left after it."""
-    _check_range(scaling, "scaling")
-    return scaling
-
-
-def _check_range(number: float, where: str) -> None:
+def check_range(number: float, where: str) -> None:
+    """TvqError for a number that leaves nothing of a model."""
     if not abs(number) <= LARGEST:  # NaN too
         raise TvqError(
             f"{where}: expected a number in {-LARGEST:g}..{LARGEST:g}, got {number}",

@@ -1,0 +1,60 @@
+"""Merges of tasks of one or more files, computed parameter by parameter when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from tvcodec import dense
+from tvcodec.base_model import BaseModel
+from tvcodec.merging.request import Plan, Request, resolved
+from tvcodec.merging.strategies import strategy
+from tvcodec.merging.values import Progress, Tasks, Tau
+from tvcodec.model import Model
+from tvcodec.task_vector import Term
+
+__all__ = ["Request", "merged_model", "merged_task_vector"]
+
+
+def merged_model(
+    held: Mapping[str, Term], base: BaseModel, request: Request, progress: Progress
+) -> Model:
+    """The base model plus what the request makes of the tasks `held`, in the base model's dtypes.
+
+    `progress` is told of values that are read before the first parameter can be merged, where the
+    method has to. Raises TvqError for a request that means nothing or that the tasks cannot serve.
+    """
+    plan, tasks, tau = _prepared(held, base, request, progress)
+    numbers = tasks.numbers
+
+    def compute(name: str) -> Tensor:
+        original = base.tensor(numbers[name])
+        if not tasks.changed(numbers[name]):
+            return original.clone()
+        return dense.fine_tune(original, tau(numbers[name]).mul_(plan.scaling), original.dtype)
+
+    shapes = {parameter.name: (parameter.dtype, parameter.dims) for parameter in tasks.parameters}
+    return Model(shapes, compute, plan.metadata, base.directory)
+
+
+def merged_task_vector(
+    held: Mapping[str, Term], base: BaseModel | None, request: Request, progress: Progress
+) -> Model:
+    """What `merged_model` adds to the base model: float32 tensors for all parameters that a task
+    changed. `base` is needed where parameters are stored bit-exact."""
+    plan, tasks, tau = _prepared(held, base, request, progress)
+    shapes = {
+        parameter.name: ("float32", parameter.dims)
+        for number, parameter in enumerate(tasks.parameters)
+        if tasks.changed(number)
+    }
+    return Model(shapes, lambda name: tau(tasks.numbers[name]).mul_(plan.scaling), plan.metadata)
+
+
+def _prepared(
+    held: Mapping[str, Term], base: BaseModel | None, request: Request, progress: Progress
+) -> tuple[Plan, Tasks, Tau]:
+    plan = resolved(request, held)
+    tasks = Tasks(plan.terms, base)
+    return plan, tasks, strategy(plan, tasks, progress)

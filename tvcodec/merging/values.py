@@ -1,0 +1,145 @@
+"""Methods that add task vectors up, or look at them value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tvcodec.base_model import BaseModel
+from tvcodec.checkpoint import TORCH_DTYPES
+from tvcodec.index import BaseParameter
+from tvcodec.merge import consensus as consensus_maths
+from tvcodec.merge import dare as dare_maths
+from tvcodec.merge import magmax as magmax_maths
+from tvcodec.merge import model_stock as model_stock_maths
+from tvcodec.merge import ties as ties_maths
+from tvcodec.task_vector import Term, summed
+
+Tau = Callable[[int], Tensor]
+"""The merged task vector of a parameter, float32 in its shape, by the parameter's number."""
+Progress = Callable[[int], None]
+
+
+class Tasks:
+    """The tasks of a merge, in order: their terms and what they have of a parameter."""
+
+    def __init__(self, terms: Sequence[Term], base: BaseModel | None) -> None:
+        self.terms = list(terms)
+        self.base = base
+
+    @property
+    def parameters(self) -> Sequence[BaseParameter]:
+        """Those of the base model."""
+        return self.terms[0].task.archive.root.base_model
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """Parameter numbers by name."""
+        return self.terms[0].task.archive.numbers
+
+    def changed(self, number: int) -> bool:
+        """Whether any of the tasks has a task vector for the parameter."""
+        return any(term.task.changed(number) for term in self.terms)
+
+    def structured(self) -> Tasks:
+        """The same without what is coded in a rotated frame."""
+        return Tasks([replace(term, structured=True) for term in self.terms], self.base)
+
+    def total(self, number: int) -> Tensor:
+        """The sum of all."""
+        return summed(self.terms, number, self.base)
+
+    def mean(self, number: int) -> Tensor:
+        """The mean of all."""
+        share = 1 / len(self.terms)
+        return summed([term.times(share) for term in self.terms], number, self.base)
+
+    def each(self, number: int) -> Iterator[Tensor]:
+        """One after another."""
+        return (summed([term], number, self.base) for term in self.terms)
+
+
+def dare(tasks: Tasks, rate: float, seed: int) -> Tau:
+    """The sum of what chance keeps of each."""
+
+    def tau(number: int) -> Tensor:
+        name = tasks.parameters[number].name
+        total = torch.zeros(tasks.parameters[number].dims)
+        with _one_thread():
+            for term, whole in zip(tasks.terms, tasks.each(number), strict=True):
+                total += dare_maths.drop(whole, rate, seed, term.task.name, name)
+        return total
+
+    return tau
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def consensus(tasks: Tasks, threshold: float, votes: int) -> Tau:
+    return lambda number: consensus_maths.merge(list(tasks.each(number)), threshold, votes)
+
+
+def magmax(tasks: Tasks) -> Tau:
+    return lambda number: magmax_maths.merge(tasks.each(number))
+
+
+def ties_by_parameter(tasks: Tasks, density: float) -> Tau:
+    """Each parameter has thresholds of its own."""
+
+    def tau(number: int) -> Tensor:
+        each = tasks.each(number)
+        trimmed = [ties_maths.trim(one, ties_maths.threshold(one, density)) for one in each]
+        return ties_maths.merge(trimmed)
+
+    return tau
+
+
+def ties_by_model(tasks: Tasks, density: float, progress: Progress) -> Tau:
+    """Each task has one threshold, for which all its parameters are read once before the first of
+    them is merged; `progress` is told of each as often as there are tasks."""
+    thresholds: list[float] = []
+
+    def tau(number: int) -> Tensor:
+        if not thresholds:
+            thresholds.extend(_threshold(tasks, term, density, progress) for term in tasks.terms)
+        pairs = zip(tasks.each(number), thresholds, strict=True)
+        return ties_maths.merge([ties_maths.trim(one, threshold) for one, threshold in pairs])
+
+    return tau
+
+
+def _threshold(tasks: Tasks, term: Term, density: float, progress: Progress) -> float:
+    magnitudes = ties_maths.Magnitudes()
+    for number, parameter in enumerate(tasks.parameters):
+        if term.task.changed(number):
+            magnitudes.add(summed([term], number, tasks.base))
+        elif TORCH_DTYPES[parameter.dtype].is_floating_point:
+            magnitudes.add_zeros(parameter.count)
+        progress(parameter.count)
+    return magnitudes.threshold(density)
+
+
+def model_stock(tasks: Tasks) -> Tau:
+    """Each parameter goes as far as the tasks agree on it."""
+
+    def tau(number: int) -> Tensor:
+        gram = model_stock_maths.gram(list(tasks.each(number)))
+        for at, term in enumerate(tasks.terms):
+            if term.rotated(number):  # noise lengthens what it does not turn
+                gram[at][at] = (term.factor * term.task.norm(number)) ** 2
+        return tasks.mean(number).mul_(model_stock_maths.share(gram))
+
+    return tau
