@@ -23,8 +23,9 @@ IMPORTS = {
     "errors": "",
     # bytes, which know no tensors
     "source": "errors",
+    "memory": "errors",
     "durable": "errors",
-    "container": "durable errors source",
+    "container": "durable errors memory source",
     "index": "container errors",
     "archive": "container errors index source",
     # numbers, which know no bytes
@@ -53,14 +54,17 @@ IMPORTS = {
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
-    "decoder": "archive base_model checkpoint dense errors fine_tune merge model parts stored_task",
+    "decoder": (
+        "archive base_model checkpoint dense errors fine_tune index memory merge model parts"
+        " stored_task"
+    ),
     "remeasure": "checkpoint decoder dense index model survey",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
     "cli": "__init__ archive checkpoint decoder encoder errors index merge rate recipes remeasure",
 }
-BYTES = {"source", "durable", "container", "index", "archive"}
+BYTES = {"source", "memory", "durable", "container", "index", "archive"}
 MATHS = {"quantize", "dense", "lowrank", "rotated", "basis", "merge"}
 LIGHT = {*BYTES, "errors", "entropy", "__init__"}  # import no torch, nor what does
 

@@ -21,6 +21,7 @@ from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
 from tvcodec.errors import FormatError, UnsupportedError
+from tvcodec.memory import granted
 from tvcodec.source import FileSource, Source
 
 MAGIC = b"\x89TVQ\r\n\x1a\n"
@@ -145,7 +146,8 @@ class Container:
             yield self._bytes(start, min(CHUNK, offset + length - start), what)
 
     def _bytes(self, offset: int, length: int, what: str) -> bytes:
-        data = self._source.read_at(offset, length)
+        with granted(length, f"{self.path}: {what}"):
+            data = self._source.read_at(offset, length)
         if len(data) != length:
             raise self._damaged(what, f"expected {length} bytes at {offset}, got {len(data)}")
         return data

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import TORCH_DTYPES, CheckpointSource, open_checkpoint
 from tvcodec.errors import CheckpointError, TvqError
 from tvcodec.fine_tune import FineTune
+from tvcodec.index import DTYPES
+from tvcodec.memory import granted
 from tvcodec.merge import weights as merge_weights
 from tvcodec.model import Model
 from tvcodec.parts import Parts, weighted_sum
@@ -61,7 +65,7 @@ class Bank:
             for number, parameter in enumerate(self.archive.root.base_model)
             if stored.changed(number)
         }
-        model = Model(
+        model = self._model(
             shapes,
             lambda name: self._tau([(1.0, stored)], self.archive.numbers[name], base),
             {"tvcodec.task_vector": task},
@@ -76,7 +80,7 @@ class Bank:
         stored, base = self._task(task), self._base(base_model)
         fine_tune = FineTune(stored, self._basis(), base)
         metadata = {"tvcodec.task": task}
-        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory)
+        model = self._model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory)
         return _matching(model, task, parameters)
 
     def merge(
@@ -120,7 +124,7 @@ class Bank:
             return dense.fine_tune(original, self._tau(weighted, number, base), original.dtype)
 
         shapes = {p.name: (p.dtype, p.dims) for p in self.archive.root.base_model}
-        return Model(shapes, compute, metadata, base.directory)
+        return self._model(shapes, compute, metadata, base.directory)
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
@@ -166,6 +170,23 @@ class Bank:
         if self._shared is None:
             self._shared = SharedBasis(self.archive)
         return self._shared
+
+    def _model(
+        self,
+        shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+        compute: Callable[[str], Tensor],
+        metadata: Mapping[str, str],
+        directory: Path | None = None,
+    ) -> Model:
+        """A Model whose tensors, as large as the file says, may turn out too large."""
+
+        def checked(name: str) -> Tensor:
+            dtype, dims = shapes[name]
+            needed = math.prod(dims) * DTYPES[dtype]
+            with granted(needed, f"{self.archive.path}: parameter {name!r}"):
+                return compute(name)
+
+        return Model(shapes, checked, metadata, directory)
 
     def _tau(
         self, weighted: Sequence[tuple[float, StoredTask]], number: int, base: BaseModel | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,7 +127,7 @@ def _check_mentions(index: TaskIndex, context: Context) -> None:
     changed += [member.parameter for member in index.small.members] if index.small else []
     mentions = [*aliases, *index.missing, *(item.parameter for item in index.replaced), *changed]
     if len(set(mentions)) != len(mentions):
-        twice = next(number for number in mentions if mentions.count(number) > 1)
+        [(twice, _)] = Counter(mentions).most_common(1)
         raise Malformed(f"expected every parameter once, got {twice} twice")
     _refuse(".aliases", (of for _, of in index.aliases), aliases | gone)
     _refuse(".aliases", aliases, context.dtypes)
