@@ -4,11 +4,17 @@
 
 A temporary is named `.NAME-RANDOM.tmp` and flocked by its writer. What a killed writer left behind
 is removed by the next writer of the same target, once it is an hour old and its lock is free.
+
+A directory that replaces another one is exchanged with it in one step where the system can do that.
+Where it cannot, a crash between two renames leaves the old directory aside, as `.NAME-RANDOM.old`;
+the next writer puts it back.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import glob
 import os
 import re
 import secrets
@@ -119,6 +125,7 @@ class DirectoryDraft(Draft):
 
     def __init__(self, path: StrPath, force: bool = False, marker: str = "*.safetensors") -> None:
         self._marker = marker
+        _put_back(Path(path))
         super().__init__(path, force)
         self.temporary.mkdir()
         self._lock = os.open(self.temporary, os.O_RDONLY)
@@ -140,25 +147,32 @@ class DirectoryDraft(Draft):
             )
 
     def publish(self) -> None:
-        """Makes the draft the target, durably; an old target stands aside until the new one is in
-        place, so at every moment one of the two is whole."""
+        """Makes the draft the target, durably; the old target goes once that is so."""
         for directory, _, names in os.walk(self.temporary, topdown=False):
             for name in names:
                 _sync(Path(directory, name))
             _sync(Path(directory))
         self.refuse_target()
-        aside = self.temporary.with_suffix(".old")
-        if self.force and self.path.exists():
+        replaced = self.force and self.path.exists()
+        old = self.temporary
+        if not (replaced and exchange(self.temporary, self.path)):
+            old = self.temporary.with_suffix(".old")
+            self._publish_stepwise(old if replaced else None)
+        _sync(self.path.parent)
+        os.close(self._lock)
+        if replaced:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _publish_stepwise(self, aside: Path | None) -> None:
+        """Renames the old target to `aside` and the draft to the target."""
+        if aside is not None:
             os.rename(self.path, aside)
         try:
             os.rename(self.temporary, self.path)
         except BaseException:
-            with suppress(FileNotFoundError):
+            if aside is not None:
                 os.rename(aside, self.path)
             raise
-        _sync(self.path.parent)
-        os.close(self._lock)
-        shutil.rmtree(aside, ignore_errors=True)
 
     def discard(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -219,6 +233,42 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Whether two names were exchanged in one step; False where system or disk know no such step."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # not of this C library
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, names[0], here, names[1], both) == 0)
+
+
+def _put_back(path: Path) -> None:
+    """Undoes what a crash between two renames left: the old directory is the target again, or goes
+    if there is a new one. A writer that is between them now holds the lock of its draft."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}-[0-9a-f]{{8}}\.old")
+    for aside in path.parent.glob(f".{glob.escape(path.name)}-*.old"):
+        if not pattern.fullmatch(aside.name) or _in_use(aside.with_suffix(".tmp")):
+            continue
+        with suppress(OSError):
+            if path.exists():
+                shutil.rmtree(aside)
+            else:
+                os.rename(aside, path)
+
+
+def _in_use(draft: Path) -> bool:
+    try:
+        descriptor = os.open(draft, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor)
     finally:
         os.close(descriptor)
 
