@@ -742,7 +742,8 @@ def numbers(stream: Stream, data: bytes) -> np.ndarray:
     width = {FLOAT16: 2, FLOAT32: 4}.get(stream.kind, stream.size)
     joined = packed.reshape(width, -1).T.copy().reshape(-1).view(f"<u{width}")
     if stream.kind in FLOATS:
-        floats = joined.view(f"<f{width}").astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of NaNs that signal
+            floats = joined.view(f"<f{width}").astype(np.float64)
         require(59, np.isfinite(floats).all(), "a number is not finite")
         return floats
     if stream.kind == INTEGERS:

@@ -238,7 +238,7 @@ def _sync(path: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Whether two names were exchanged in one step; False where system or disk know no such step."""
+    """Whether two names were exchanged in one step, for which system and disk must have a way."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):  # not of this C library

@@ -103,8 +103,8 @@ def digest(value: object, path: str) -> bytes:
 
 
 def dimensions(value: object, path: str = ".dims") -> tuple[int, ...]:
-    """A shape: at most 8 dimensions, none negative, those that are not 0 of a product below 2^40: it
-    bounds the values, and the strides where there are none."""
+    """A shape: at most 8 dimensions, none negative, those that are not 0 of a product below 2^40,
+    which bounds the values, and the strides where there are none."""
     dims = items(value, path, lambda dim: integer(dim, "", DIMENSION_MAX))
     if len(dims) > RANK_MAX:
         raise Malformed(f"expected at most {RANK_MAX} dimensions, got {len(dims)}", path)

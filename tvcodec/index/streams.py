@@ -57,7 +57,7 @@ class Extent:
 
 def read_stream(value: object, path: str, kinds: tuple[int, ...], count: int) -> Stream:
     """A Stream of one of `kinds` whose stored bytes can be those of `count` numbers."""
-    if type(value) is not list or not 2 <= len(value) <= 3:
+    if type(value) is not list or len(value) not in (2, 3):
         raise Malformed(f"expected a stream, got {value!r:.40}", path)
     kind, length, size = value if len(value) == 3 else (*value, 0)
     if type(kind) is not int or kind not in kinds:
