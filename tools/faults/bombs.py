@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from vectors import streams as s
@@ -56,13 +57,14 @@ def _claims() -> Iterator[Bomb]:
         factors = s.factors(1, left, right, s.float32(1.0))
         base = [imagined("w", "float32", rows, columns)]
         yield f"{what} values and more of rank 1", _one(base, entry(0, factors))
-    rows = s.mask(0, [1] + [0] * 1023)
+    mask = s.mask(0, [1] + [0] * 1023)
     many = imagined("w", "float32", 1024, 1 << 29)
     row = ([2, 4096, 2], bytes(4096))
-    yield "2^39 values of a row", _one([many], entry(0, s.stage(1.0, row), mask=rows))
+    yield "2^39 values of a row", _one([many], entry(0, s.stage(1.0, row), mask=mask))
     frame = b"\x28\xb5\x2f\xfd12345"
-    yield "2^39 values in 9 bytes", _one(
-        [imagined("w", "float32", 1 << 39)], entry(0, s.stage(1.0, ([2, 9, 3], frame)))
+    yield (
+        "2^39 values in 9 bytes",
+        _one([imagined("w", "float32", 1 << 39)], entry(0, s.stage(1.0, ([2, 9, 3], frame)))),
     )
     whole = kept("n", "float32", (1 << 38,), ([5, 9, 4], frame))
     yield "2^38 values kept whole", _one(subset("l"), added=[whole])
@@ -83,7 +85,11 @@ def _objects() -> Iterator[Bomb]:
         "5 million arrays": b"\xdc\0\x14" + maps.replace(b"\x80", b"\x90") * 20,
     }
     for what, data in spellings.items():
-        yield what, Draft([], {}, root_bytes=lambda _, data=data: data).build()
+        yield what, Draft([], {}, root_bytes=partial(_instead, data)).build()
+
+
+def _instead(data: bytes, _: bytes) -> bytes:
+    return data
 
 
 def _told_twice(count: int) -> bytes:
@@ -114,12 +120,13 @@ def pickles() -> Iterator[Bomb]:
         ("a pickle of 64 MiB deflated", "data.pkl", 64 << 20),
     ):
         packed = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(plain)) as old:
-            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-                for item in old.namelist():
-                    new.writestr(item, bytes(size) if item.endswith(name) else old.read(item))
+        kind = zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(io.BytesIO(plain)) as old, zipfile.ZipFile(packed, "w", kind) as new:
+            for item in old.namelist():
+                new.writestr(item, bytes(size) if item.endswith(name) else old.read(item))
         yield what, packed.getvalue()
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         sparse = torch.sparse_coo_tensor(torch.zeros(1, 1), torch.ones(1), (1 << 40,))
     yield "a sparse tensor of 2^40 values", _saved({"w": sparse})
 
@@ -136,6 +143,7 @@ def headers() -> Iterator[Bomb]:
 
 def _saved(state: object) -> bytes:
     out = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.save(state, out)
     return out.getvalue()

@@ -55,9 +55,7 @@ def mutations(scratch: Path, amount: int) -> Tally:
     """`amount` files that were bent by somebody who knows the format."""
     tally, path = Tally(), scratch / "bank.tvq"
     sound = [
-        file.read_bytes()
-        for file in sorted(VECTORS.glob("y_*.tvq"))
-        if file.name not in TOO_LARGE
+        file.read_bytes() for file in sorted(VECTORS.glob("y_*.tvq")) if file.name not in TOO_LARGE
     ]
     for seed in range(amount):
         path.write_bytes(mutated(sound[seed % len(sound)], seed))

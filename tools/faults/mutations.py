@@ -11,11 +11,48 @@ from typing import Any
 from faults.anatomy import Anatomy, Group, taken_apart
 
 INTEGERS = [0, 1, 2, 3, 7, 8, 16, 17, 255, 256, 257, 65535, 65536, 2**31, 2**32 - 1, 2**32]
-INTEGERS += [2**40 - 1, 2**40, 2**48 - 1, 2**48, 2**53, 2**63, 2**64 - 1, -1, -2, -(2**31), -(2**63)]
+INTEGERS += [
+    2**40 - 1,
+    2**40,
+    2**48 - 1,
+    2**48,
+    2**53,
+    2**63,
+    2**64 - 1,
+    -1,
+    -2,
+    -(2**31),
+    -(2**63),
+]
 FLOATS = [0.0, -0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 3e38, 1e-45, 0.5]
-TEXTS = ["", "a", "b", "A", "../x", "/etc/x", "C:\\x", "con", "a\nb", "\x1b[2J", "a\u202eb", "e\u0301"]
+TEXTS = [
+    "",
+    "a",
+    "b",
+    "A",
+    "../x",
+    "/etc/x",
+    "C:\\x",
+    "con",
+    "a\nb",
+    "\x1b[2J",
+    "a\u202eb",
+    "e\u0301",
+]
 TEXTS += ["x" * 513, "float32", "float16", "bfloat16", "float64", "int64", "bool", "\ue000", "\0"]
-OTHERS = [None, True, False, b"", b"x" * 32, b"x" * 33, [], {}, [[]], {"a": "b"}, {"a": 1}]
+OTHERS: list[Any] = [
+    None,
+    True,
+    False,
+    b"",
+    b"x" * 32,
+    b"x" * 33,
+    [],
+    {},
+    [[]],
+    {"a": "b"},
+    {"a": 1},
+]
 MOST = 3  # changes to one file
 
 Place = tuple[Any, Any]  # a list or map, and an index or key of it
@@ -78,7 +115,7 @@ def _list(rng: random.Random, anatomy: Anatomy) -> None:
         case 2:
             del chosen[one]
         case 3:
-            chosen.append(rng.choice(OTHERS))
+            chosen.append(copy.deepcopy(rng.choice(OTHERS)))
 
 
 def _moved(rng: random.Random, anatomy: Anatomy) -> None:
@@ -94,7 +131,7 @@ def _key(rng: random.Random, anatomy: Anatomy) -> None:
     maps = [index, *(h[k] for h, k in _places(index) if isinstance(h[k], dict))]
     chosen = rng.choice([item for item in maps if isinstance(item, dict)] or [{}])
     if not chosen or rng.random() < 0.5:
-        chosen[rng.choice(TEXTS)] = rng.choice(OTHERS)
+        chosen[rng.choice(TEXTS)] = copy.deepcopy(rng.choice(OTHERS))
     else:
         key = rng.choice(list(chosen))
         value = chosen.pop(key)
@@ -143,7 +180,8 @@ def _group(rng: random.Random, anatomy: Anatomy) -> Group | None:
 
 def _spelling(rng: random.Random, anatomy: Anatomy) -> None:
     """A bit of the packed index, which may then be another index, or none."""
-    rng.choice([anatomy, *anatomy.groups]).noise[rng.randrange(1 << 16)] = 1 << rng.randrange(8)
+    holders: list[Anatomy | Group] = [anatomy, *anatomy.groups]
+    rng.choice(holders).noise[rng.randrange(1 << 16)] = 1 << rng.randrange(8)
 
 
 def _gram(rng: random.Random, anatomy: Anatomy) -> None:

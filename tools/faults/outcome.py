@@ -27,10 +27,10 @@ MOST_SECONDS = 1.0  # of processor time, for a small file and for each further M
 _BEYOND_THE_FILE = re.compile("expected memory|needs the base model$")
 
 
-
 @dataclass
 class Tally:
-    """Cases of one kind and what came of them; `wrong` says what went wrong in which."""
+    """Cases of one kind and what came of them: `refused` counts files that were, and programs that
+    did not come to their end; `wrong` says what went wrong in which."""
 
     cases: int = 0
     refused: int = 0
@@ -100,7 +100,7 @@ def indexes(path: Path) -> str:
 READINGS: tuple[Callable[[Path], str], ...] = (everything, first_task, indexes)
 
 
-def _absorb(found: "hashlib._Hash", task: str, model: dict[str, torch.Tensor]) -> None:
+def _absorb(found: hashlib._Hash, task: str, model: dict[str, torch.Tensor]) -> None:
     for name, tensor in model.items():
         found.update(ascii((task, name, tensor.dtype, tuple(tensor.shape))).encode())
         found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -135,7 +135,9 @@ def compared(path: Path) -> Outcome:
         return result if result.refused else Outcome(problem=f"read in spite of {error}")
     except MemoryError:
         return result
-    if isinstance(result.refused, BaseModelMismatch) or _BEYOND_THE_FILE.search(str(result.refused)):
+    if isinstance(result.refused, BaseModelMismatch) or _BEYOND_THE_FILE.search(
+        str(result.refused)
+    ):
         return result
     if result.refused:
         return Outcome(problem=f"refused, the second reader reads it: {result.refused}")
@@ -161,7 +163,9 @@ def _reference(data: bytes) -> tuple[reader.File, dict[str, dict[int, reader.Tau
     return file, taus
 
 
-def _difference(path: Path, expected: tuple[reader.File, dict[str, dict[int, reader.Tau]]]) -> str | None:
+def _difference(
+    path: Path, expected: tuple[reader.File, dict[str, dict[int, reader.Tau]]]
+) -> str | None:
     file, taus = expected
     with tvcodec.open(path) as bank:
         known = all(name in base_model() for name in file.names)
