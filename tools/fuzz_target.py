@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import atheris
@@ -20,7 +21,7 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP), str(TOP / "spec"), str(TOP / "tools")]
 
 with atheris.instrument_imports(include=["tvcodec"]):
-    pass
+    import_module("tvcodec.decoder")
 
 from faults.mutations import mutated  # noqa: E402
 from faults.outcome import compared  # noqa: E402

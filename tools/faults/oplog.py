@@ -72,6 +72,7 @@ class Recorder:
             raise OSError(88, "not a socket")  # shutil then copies by read and write
 
         builtins.open = io.open = traced_open
+        Path.open = traced_open  # type: ignore[assignment, method-assign]
         os.fsync = traced_fsync  # type: ignore[assignment]
         os.sendfile = no_sendfile  # type: ignore[assignment]
         durable.exchange = traced_exchange

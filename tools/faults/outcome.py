@@ -160,6 +160,10 @@ def _reference(data: bytes) -> tuple[reader.File, dict[str, dict[int, reader.Tau
         taus[record.name] = file.taus(record.name, base)
         if base is not None:
             file.fine_tune(record.name, base)
+            continue
+        for section, content in file.sections(record.name):
+            if isinstance(section, reader.Entry):  # exact ones too, which have no task vector here
+                reader.load_section(section, content)
     return file, taus
 
 
