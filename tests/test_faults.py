@@ -109,9 +109,9 @@ def test_a_reading_that_takes_long_is_wrong(monkeypatch):
 
 def test_readers_that_differ_are_noticed(monkeypatch):
     assert compared(SMALLEST).problem is None
-    monkeypatch.setattr("reader.centred", lambda stream, values: values)
+    monkeypatch.setattr("faults.outcome.reader.centred", lambda stream, values: values)
     assert compared(SMALLEST).problem == "other values of 'l'"
-    monkeypatch.setattr("reader.END_MAGIC", b"another.")
+    monkeypatch.setattr("faults.outcome.reader.END_MAGIC", b"another.")
     assert compared(SMALLEST).problem.startswith("read in spite of R5")
 
 
