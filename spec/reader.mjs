@@ -253,7 +253,7 @@ const dtypeName = (value) => {
 const product = (dims) => dims.reduce((all, dim) => all * BigInt(dim), 1n);
 const dimensions = (value) => {
   const dims = listed(value).map((dim) => integer(dim, U48, 0, 30));
-  require(30, dims.length <= 8 && product(dims) <= COUNT_MAX, "dimensions");
+  require(30, dims.length <= 8 && product(dims.map((dim) => dim || 1)) <= COUNT_MAX, "dimensions");
   return dims;
 };
 const keyed = (value, keys) => {
@@ -331,7 +331,7 @@ function stream(value, kinds, count, wanted = null) {
   require(45, value.length === (FLOATS.includes(kind) ? 2 : 3), "fields of a stream");
   require(46, SIZES[kind](size) && (wanted === null || wanted === size), "size of a stream");
   const packed = packedLength(kind, size, count);
-  require(47, (0 < length && length <= packed) || length === packed, "length of a stream");
+  require(47, packed <= length * 32768 && length <= packed, "length of a stream");
   return length;
 }
 

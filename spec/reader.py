@@ -391,7 +391,8 @@ def dtype_name(value: Any) -> str:
 
 def dimensions(value: Any) -> tuple[int, ...]:
     dims = tuple(integer(dim, U48, rule=30) for dim in listed(value))
-    require(30, len(dims) <= 8 and math.prod(dims) <= COUNT_MAX, f"dimensions {dims}")
+    product = math.prod(dim or 1 for dim in dims)
+    require(30, len(dims) <= 8 and product <= COUNT_MAX, f"dimensions {dims}")
     return dims
 
 
@@ -626,7 +627,7 @@ def read_stream(value: Any, kinds: tuple[int, ...], count: int, size: int | None
     require(45, len(value) == (2 if kind in FLOATS else 3), f"fields of a stream of kind {kind}")
     require(46, found in SIZES[kind] and size in (None, found), f"size {found} of a stream")
     packed = packed_length(kind, found, count)
-    require(47, 0 < length <= packed or length == packed, f"{length} bytes for {packed}")
+    require(47, packed <= length << 15 and length <= packed, f"{length} bytes for {packed}")
     return Stream(kind, length, found, count, packed)
 
 
@@ -741,7 +742,8 @@ def numbers(stream: Stream, data: bytes) -> np.ndarray:
     width = {FLOAT16: 2, FLOAT32: 4}.get(stream.kind, stream.size)
     joined = packed.reshape(width, -1).T.copy().reshape(-1).view(f"<u{width}")
     if stream.kind in FLOATS:
-        floats = joined.view(f"<f{width}").astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of NaNs that signal
+            floats = joined.view(f"<f{width}").astype(np.float64)
         require(59, np.isfinite(floats).all(), "a number is not finite")
         return floats
     if stream.kind == INTEGERS:

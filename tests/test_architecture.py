@@ -23,8 +23,10 @@ IMPORTS = {
     "errors": "",
     # bytes, which know no tensors
     "source": "errors",
-    "durable": "errors",
-    "container": "durable errors source",
+    "memory": "errors",
+    "leftovers": "",
+    "durable": "errors leftovers",
+    "container": "durable errors memory source",
     "index": "container errors",
     "similarity": "",
     "archive": "container errors index similarity source",
@@ -52,7 +54,7 @@ IMPORTS = {
     "parameter": "auto codec dense index quantize recipes",
     # models in and out
     "checkpoint": "durable errors index",
-    "model": "checkpoint errors",
+    "model": "checkpoint errors memory",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
@@ -74,7 +76,7 @@ IMPORTS = {
     "cli": "__init__ adding archive checkpoint content decoder editing encoder errors index merge"
     " rate recipes remeasure salvaging",
 }
-BYTES = {"source", "durable", "container", "index", "archive"} | {
+BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("similarity", "assembly", "locking", "editing", "salvaging"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}

@@ -248,15 +248,16 @@ def test_damaged_streams_are_named(tmp_path: Path) -> None:
         digest(VECTORS / name)
 
 
-def test_a_claim_of_terabytes_takes_no_memory(tmp_path: Path) -> None:
+def test_a_claim_beyond_the_frames_takes_no_memory(tmp_path: Path) -> None:
     path, frames = tmp_path / "claim.tvq", frame(1)(bytes(8 << 20)) * 3
+    frames += frame(1)(os.urandom(100_000))  # so many bytes could be gigabytes
     stage = Stage(1.0, Stream(SYMBOLS, len(frames), 3))
     with Writer(path) as writer:
         length, crc = writer.put(frames)
         entry = Entry(0, 1.0, 0.0, 1.0, None, (stage,), length, crc)
         index = TaskIndex(digest=writer.end_group(), entries=(entry,))
         group = (writer.offset - 64, *writer.put_index(pack_task(index)))
-        base = (BaseParameter("p", "float32", (2**39,), bytes(32)),)
+        base = (BaseParameter("p", "float32", (15_000_000_000,), bytes(32)),)
         writer.close(pack_root(Root(base_model=base, tasks=(TaskRecord("t", *group, 1.0, 0.0),))))
     tracemalloc.start()
     try:

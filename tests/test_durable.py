@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tvcodec import durable
 from tvcodec.container import Container, Writer
 from tvcodec.durable import durable_directory, durable_file, scratch_directory
 from tvcodec.errors import TvqError
@@ -272,11 +273,60 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path, monkeypatch):
             raise OSError(errno.EIO, "broken")
         rename(source, name)
 
+    monkeypatch.setattr(durable, "exchange", cannot_exchange)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(OSError, match="broken"), durable_directory(target, force=True) as directory:
         fill(directory, "three")
     assert (target / "model.safetensors").read_text() == "one"
     assert os.listdir(tmp_path) == ["restored"]
+
+
+def cannot_exchange(one, other):
+    return False
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_directory_is_replaced_in_one_step_or_in_two(tmp_path, monkeypatch, steps):
+    target = tmp_path / "restored"
+    with durable_directory(target) as directory:
+        fill(directory, "one")
+    rename, renamed = os.rename, []
+    monkeypatch.setattr(os, "rename", lambda *names: (renamed.append(names), rename(*names)))
+    if steps == 2:
+        monkeypatch.setattr(durable, "exchange", cannot_exchange)
+    with durable_directory(target, force=True) as directory:
+        (directory / "model.safetensors").write_text("two")
+    assert len(renamed) == (0 if steps == 1 else 2)
+    assert [file.name for file in target.iterdir()] == ["model.safetensors"]
+    assert (target / "model.safetensors").read_text() == "two"
+    assert os.listdir(tmp_path) == ["restored"]
+
+
+def test_a_directory_that_a_crash_left_aside_is_put_back(tmp_path):
+    target, aside = tmp_path / "restored", tmp_path / ".restored-01234567.old"
+    aside.mkdir()
+    (aside / "model.safetensors").write_text("one")
+    with pytest.raises(TvqError, match="exists already"), durable_directory(target):
+        pass
+    assert (target / "model.safetensors").read_text() == "one"
+    aside.mkdir()
+    with durable_directory(target, force=True) as directory:
+        fill(directory, "two")
+    assert (target / "model.safetensors").read_text() == "two"
+    assert os.listdir(tmp_path) == ["restored"]
+
+
+def test_a_directory_that_stands_aside_of_a_writer_is_left_alone(tmp_path):
+    target, aside = tmp_path / "restored", tmp_path / ".restored-01234567.old"
+    draft = aside.with_suffix(".tmp")
+    aside.mkdir()
+    draft.mkdir()
+    descriptor = os.open(draft, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with durable_directory(target) as directory:
+        fill(directory, "two")
+    os.close(descriptor)
+    assert sorted(os.listdir(tmp_path)) == sorted([target.name, aside.name, draft.name])
 
 
 def test_force_does_not_cost_a_directory_that_holds_no_checkpoint(tmp_path):

@@ -241,7 +241,7 @@ FAULTS = [
     ("task", ["entries", 2, 5, 0, 1, 2], 8, "expected integers of 4 bytes, got 8"),
     ("task", ["entries", 2, 5], [[8, [4, 1000, 4]], [4, 1.0, [4, 9, 1]]], "differences alone"),
     ("task", ["entries", 2, 5], [[7, [0, 2]]], "expected a parameter with a shared basis"),
-    ("task", ["small", 0], 8, "expected the section's 8, got 9 - at $.small.symbols.length"),
+    ("task", ["small", 0], 8, "expected that of its stream, 9, got 8 - at $.small.length"),
     ("task", ["small", 3], [], "expected at least one parameter, got none - at $.small.members"),
     ("task", ["small", 3, 1, 0], 0, "expected more than 0, got 0 - at $.small.members[1]"),
     ("task", ["missing"], [2], "expected every parameter once, got 2 twice"),

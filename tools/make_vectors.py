@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ sys.path[:0] = [str(SPEC), str(Path(__file__).resolve().parent)]
 
 import reader  # noqa: E402
 from vectors.appendix import BEGIN, END, appendix  # noqa: E402
+from vectors.broken_alone import broken_alone  # noqa: E402
 from vectors.broken_bytes import broken_bytes  # noqa: E402
 from vectors.broken_index import broken_index  # noqa: E402
 from vectors.broken_payload import broken_payload  # noqa: E402
@@ -46,7 +48,9 @@ def build() -> tuple[dict[str, bytes], Manifest]:
     for name, (what, draft) in sound().items():
         data = files[f"y_{name}.tvq"] = draft.build()
         vectors[f"y_{name}.tvq"] = {**_head(what, data), **_expected(data, base)}
-    for name, rule, what, data in [*broken_bytes(), *broken_index(), *broken_payload()]:
+    for name, rule, what, data in chain(
+        broken_bytes(), broken_index(), broken_payload(), broken_alone()
+    ):
         if f"n_{name}.tvq" in files:
             raise SystemExit(f"n_{name}.tvq: two vectors of one name")
         files[f"n_{name}.tvq"] = data

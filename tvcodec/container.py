@@ -7,7 +7,8 @@
              CRC-32 of those 56 bytes, zeros, end magic
 
 Whatever is read is checked: the trailer and the root index when a file is opened, every section by
-its CRC-32 and every other index by its SHA-256 when it is read.
+its CRC-32 and every other index by its SHA-256 when it is read. That they lie where they should is
+what the lengths in the indexes add up to.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
 from tvcodec.errors import FormatError, UnsupportedError, naming
+from tvcodec.memory import granted
 from tvcodec.source import FileSource, Source
 
 MAGIC = b"\x89TVQ\r\n\x1a\n"
@@ -78,9 +80,9 @@ class Container:
             raise self._damaged("trailer", "checksum mismatch")
         if size != self.size:
             raise self._damaged("file", f"expected {size} bytes, got {self.size}")
-        if not 0 < length <= INDEX_MAX:
+        if length > INDEX_MAX:
             raise self._damaged("root index", f"expected 1..{INDEX_MAX} bytes, got {length}")
-        if offset < PROLOGUE_SIZE or offset % ALIGNMENT or offset + aligned(length) != end:
+        if offset + aligned(length) != end:
             raise self._damaged("root index", f"expected it right before the trailer, got {offset}")
         self.root = self._unpadded(offset, length, "root index")
         self.root_offset = offset
@@ -93,14 +95,14 @@ class Container:
 
     def read(self, offset: int, length: int, crc: int, what: str) -> bytes:
         """The section at `offset`, if it has that CRC-32; FormatError, naming `what`, if not."""
-        data = self._section(offset, length, what)
+        data = self._unpadded(offset, length, what)
         if zlib.crc32(data) != crc:
             raise self._damaged(what, "checksum mismatch")
         return data
 
     def read_index(self, offset: int, length: int, sha256: bytes, what: str) -> bytes:
         """The index at `offset`, if it has that SHA-256; FormatError, naming `what`, if not."""
-        data = self._section(offset, length, what)
+        data = self._unpadded(offset, length, what)
         if hashlib.sha256(data).digest() != sha256:
             raise self._damaged(what, "checksum mismatch")
         return data
@@ -123,16 +125,6 @@ class Container:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _section(self, offset: int, length: int, what: str) -> bytes:
-        self._check_range(offset, length, what)
-        return self._unpadded(offset, length, what)
-
-    def _check_range(self, offset: int, length: int, what: str) -> None:
-        inside = offset >= PROLOGUE_SIZE and offset + aligned(length) <= self.root_offset
-        if not inside or length < 0 or offset % ALIGNMENT:
-            place = f"{length} bytes at {offset}"
-            raise self._damaged(what, f"expected a section before {self.root_offset}, got {place}")
-
     def _unpadded(self, offset: int, length: int, what: str) -> bytes:
         data = self._bytes(offset, aligned(length), what)
         if any(data[length:]):
@@ -141,12 +133,12 @@ class Container:
 
     def pieces(self, offset: int, length: int, what: str) -> Iterator[bytes]:
         """Sections as they lie in the file, padding included, unchecked, a few at a time."""
-        self._check_range(offset, length, what)
         for start in range(offset, offset + length, CHUNK):
             yield self._bytes(start, min(CHUNK, offset + length - start), what)
 
     def _bytes(self, offset: int, length: int, what: str) -> bytes:
-        data = self._source.read_at(offset, length)
+        with granted(length, f"{self.path}: {what}"):
+            data = self._source.read_at(offset, length)
         if len(data) != length:
             raise self._damaged(what, f"expected {length} bytes at {offset}, got {len(data)}")
         return data

@@ -4,17 +4,20 @@
 
 A temporary is named `.NAME-RANDOM.tmp` and flocked by its writer. What a killed writer left behind
 is removed by the next writer of the same target, once it is an hour old and its lock is free.
+
+A directory that replaces another one is exchanged with it in one step where the system can do that.
+Where it cannot, a crash between two renames leaves the old directory aside, as `.NAME-RANDOM.old`;
+the next writer puts it back.
 """
 
 from __future__ import annotations
 
-import fcntl
+import ctypes
 import os
 import re
 import secrets
 import shutil
 import stat
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +25,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tvcodec.errors import TvqError, naming
+from tvcodec.leftovers import lock, put_back, remove_stale
 
-STALE_SECONDS = 3600
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tvq"}
 MODEL_FILE = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)")
 
@@ -43,7 +46,7 @@ class Draft(ABC):
         if not self.path.parent.is_dir():
             raise FileNotFoundError(2, "no such directory", str(self.path.parent))
         self.refuse_target()
-        _remove_stale(self.path)
+        remove_stale(self.path)
         self.temporary = self.path.with_name(f".{self.path.name}-{secrets.token_hex(4)}.tmp")
 
     def refuse_target(self) -> None:
@@ -76,7 +79,7 @@ class FileDraft(Draft):
         super().__init__(path, force)
         with naming(self.path, self.temporary):
             self.handle: BinaryIO = open(self.temporary, "xb")  # noqa: SIM115 - closed with the draft
-        _lock(self.handle.fileno())
+        lock(self.handle.fileno())
         # That of what is replaced, or what the kernel made of 0666 and the umask; reading the umask
         # itself would have to set it.
         modelled = self.path if self.path.exists() else self.temporary
@@ -132,11 +135,12 @@ class DirectoryDraft(Draft):
 
     def __init__(self, path: StrPath, force: bool = False, marker: str = "*.safetensors") -> None:
         self._marker = marker
+        put_back(Path(path))
         super().__init__(path, force)
         with naming(self.path, self.temporary):
             self.temporary.mkdir()
         self._lock = os.open(self.temporary, os.O_RDONLY)
-        _lock(self._lock)
+        lock(self._lock)
 
     def refuse_kind(self, mode: int) -> None:
         if not stat.S_ISDIR(mode):
@@ -157,25 +161,32 @@ class DirectoryDraft(Draft):
             )
 
     def publish(self) -> None:
-        """Makes the draft the target, durably; an old target stands aside until the new one is in
-        place, so at every moment one of the two is whole."""
+        """Makes the draft the target, durably; the old target goes once that is so."""
         for directory, _, names in os.walk(self.temporary, topdown=False):
             for name in names:
                 _sync(Path(directory, name))
             _sync(Path(directory))
         self.refuse_target()
-        aside = self.temporary.with_suffix(".old")
-        if self.force and self.path.exists():
+        replaced = self.force and self.path.exists()
+        old = self.temporary
+        if not (replaced and exchange(self.temporary, self.path)):
+            old = self.temporary.with_suffix(".old")
+            self._publish_stepwise(old if replaced else None)
+        _sync(self.path.parent)
+        os.close(self._lock)
+        if replaced:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _publish_stepwise(self, aside: Path | None) -> None:
+        """Renames the old target to `aside` and the draft to the target."""
+        if aside is not None:
             os.rename(self.path, aside)
         try:
             os.rename(self.temporary, self.path)
         except BaseException:
-            with suppress(FileNotFoundError):
+            if aside is not None:
                 os.rename(aside, self.path)
             raise
-        _sync(self.path.parent)
-        os.close(self._lock)
-        shutil.rmtree(aside, ignore_errors=True)
 
     def discard(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
@@ -213,12 +224,12 @@ def scratch_directory(path: StrPath) -> Iterator[Path]:
     """A directory beside `path` that is gone when the block ends. What a killed process leaves of
     it is removed like a draft of `path`."""
     path = Path(path)
-    _remove_stale(path)
+    remove_stale(path)
     scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
     scratch.mkdir()
     descriptor = os.open(scratch, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        lock(descriptor)
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -240,15 +251,6 @@ def _kind(mode: int) -> str:
     return "a file" if stat.S_ISREG(mode) else "a device, pipe or socket"
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether this process now holds the lock; some network file systems have none to give."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -258,24 +260,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(path: Path) -> None:
-    pattern = re.compile(rf"\.{re.escape(path.name)}-[0-9a-f]{{8}}\.tmp")
-    for entry in os.scandir(path.parent):
-        if not pattern.fullmatch(entry.name) or entry.is_symlink():
-            continue
-        with suppress(OSError):  # somebody else's, or gone by now: not our business
-            if time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS:
-                _remove_unlocked(entry)
-
-
-def _remove_unlocked(entry: os.DirEntry[str]) -> None:
-    descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+def exchange(one: Path, other: Path) -> bool:
+    """Whether two names were exchanged in one step, for which system and disk must have a way."""
     try:
-        if not _lock(descriptor):
-            return
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
-    finally:
-        os.close(descriptor)
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # not of this C library
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, names[0], here, names[1], both) == 0)

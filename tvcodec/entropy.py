@@ -20,7 +20,6 @@ import zstandard
 from tvcodec.errors import FormatError
 
 FRAME = 8 << 20  # packed bytes per zstd frame: the window that every zstd decoder must support
-FRAME_MAGIC = b"\x28\xb5\x2f\xfd"  # of a frame with content; zstd would skip others
 PIECE = 1 << 18  # elements turned at a time
 WINDOW = 1 << 17  # bytes in which codes repeat, if they do
 FAST = 1
@@ -209,8 +208,9 @@ def _frame(data: memoryview, out: Bytes) -> int:
 
 def _check_header(data: memoryview, size: int) -> None:
     header = zstandard.get_frame_parameters(data)
-    plain = data[:4] == FRAME_MAGIC and not header.dict_id and not header.has_checksum
-    if not plain or header.content_size != size:
+    if header.has_checksum:
+        raise FormatError("a zstd frame has a checksum of its own, none expected")
+    if header.content_size != size:
         raise FormatError(f"a zstd frame claims {header.content_size} bytes, {size} expected")
     if header.window_size > FRAME:
         raise FormatError(f"a zstd frame wants a window of {header.window_size} bytes")

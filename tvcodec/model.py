@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from tvcodec.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
+    TORCH_DTYPES,
     refuse_inputs,
     save_directory,
     save_safetensors,
 )
 from tvcodec.errors import TvqError
+from tvcodec.memory import granted
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 Compute = Callable[[str], Tensor]
@@ -45,7 +48,7 @@ class Model(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
             raise KeyError(name)
-        return self._compute(name)
+        return self._computed(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -57,12 +60,20 @@ class Model(Mapping[str, Tensor]):
         return name in self._shapes
 
     def __repr__(self) -> str:
-        values = sum(_count(shape) for _, shape in self._shapes.values())
+        values = sum(math.prod(shape) for _, shape in self._shapes.values())
         return f"<tvcodec.Model of {len(self)} parameters, {values:,} values>"
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without computing it."""
         return self._shapes[name][1]
+
+    def _computed(self, name: str) -> Tensor:
+        """A tensor, which is as large as a file says and may turn out too large."""
+        dtype, shape = self._shapes[name]
+        files = ", ".join(map(os.fspath, sorted(self.inputs)))
+        where = f"{files}: parameter {name!r}" if files else f"parameter {name!r}"
+        with granted(math.prod(shape) * TORCH_DTYPES[dtype].itemsize, where):
+            return self._compute(name)
 
     def made_from(self, inputs: Iterable[Path]) -> Model:
         """The same with these inputs."""
@@ -97,7 +108,7 @@ class Model(Mapping[str, Tensor]):
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
 
         def compute(name: str) -> Tensor:
-            tensor = self._compute(name)
+            tensor = self._computed(name)
             progress(tensor.numel())
             return tensor
 
@@ -108,10 +119,3 @@ class Model(Mapping[str, Tensor]):
             save_directory(
                 path, plan, compute, metadata, max_shard_size, self.directory, force=force
             )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for dim in shape:
-        count *= dim
-    return count

@@ -82,6 +82,7 @@ def roots() -> Iterator[Broken]:
         "2_64": ("a dimension of 2^64 - 1", [(1 << 64) - 1]),
         "2_40": ("2^40 values", [1 << 20, 1 << 20]),
         "overflow": ("2^64 values", [1 << 32, 1 << 32]),
+        "of_nothing": ("no values, with strides of 2^94", [0, 1 << 47, 1 << 47]),
     }
     for label, (what, value) in dims.items():
         draft = Draft([imagined("w", "float32", *value)], {})
@@ -313,6 +314,10 @@ def streams() -> Iterator[Broken]:
     for label, (rule, what, group, path, value) in others.items():
         draft = Draft(subset("a"), {"one": Group(**group)}, index=put(*path, to=value))
         yield label, rule, what, draft.build()
+
+    thin = entry(0, s.stage(0.5, ([2, 31, 17], b"\x28\xb5\x2f\xfd" + bytes(27))))
+    draft = Draft([imagined("w", "float32", 1 << 20)], {"one": Group([thin])})
+    yield "stream_thin", 47, "fewer bytes than any frame of so many takes", draft.build()
 
 
 def parts() -> Iterator[Broken]:

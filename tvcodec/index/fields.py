@@ -103,12 +103,13 @@ def digest(value: object, path: str) -> bytes:
 
 
 def dimensions(value: object, path: str = ".dims") -> tuple[int, ...]:
-    """A shape: at most 8 dimensions, none negative, less than 2^40 values."""
+    """A shape: at most 8 dimensions, none negative, those that are not 0 of a product below 2^40,
+    which bounds the values, and the strides where there are none."""
     dims = items(value, path, lambda dim: integer(dim, "", DIMENSION_MAX))
     if len(dims) > RANK_MAX:
         raise Malformed(f"expected at most {RANK_MAX} dimensions, got {len(dims)}", path)
-    if math.prod(dims) > COUNT_MAX:
-        raise Malformed(f"expected at most {COUNT_MAX} values, got {math.prod(dims)}", path)
+    if (values := math.prod(dim or 1 for dim in dims)) > COUNT_MAX:
+        raise Malformed(f"expected at most {COUNT_MAX} values, got {values}", path)
     return dims
 
 

@@ -148,12 +148,12 @@ def read_part(value: object, extent: Extent, vectors: int, width: int) -> Part:
     if type(value) is not list or not value:
         raise Malformed(f"expected a part, got {value!r:.40}")
     kind = value[0]
+    if type(kind) is not int or not 1 <= kind <= Exact.kind:
+        raise Malformed(f"expected a part of kind 1..8, got {kind!r:.40}")
     if kind == Coefficients.kind:
         return _coefficients(value, vectors)
     if kind == Exact.kind:
         return _exact(value, extent, width)
-    if type(kind) is not int or kind not in _READERS:
-        raise Malformed(f"expected a part of kind 1..8, got {kind!r:.40}")
     return _READERS[kind](value, extent)
 
 

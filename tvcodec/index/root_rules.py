@@ -32,11 +32,10 @@ def read(value: object) -> Root:
     base_model = items(keys["base_model"], ".base_model", _base_parameter)
     increasing([parameter.name for parameter in base_model], ".base_model")
     shared = keys["shared"]
-    gram_length = integer(keys["gram_length"], ".gram_length", DIMENSION_MAX)
+    gram_length, triangle = keys["gram_length"], len(tasks) * (len(tasks) + 1) // 2 * 4
+    if type(gram_length) is not int or gram_length not in (0, triangle):
+        raise Malformed(f"expected 0 or {triangle}, got {gram_length!r:.40}", ".gram_length")
     gram_crc = integer(keys["gram_crc"], ".gram_crc", U32 if gram_length else 0)
-    triangle = len(tasks) * (len(tasks) + 1) // 2 * 4
-    if gram_length not in (0, triangle):
-        raise Malformed(f"expected 0 or {triangle}, got {gram_length}", ".gram_length")
     return Root(
         base_model=base_model,
         gram_crc=gram_crc,

@@ -15,6 +15,7 @@ ROWS, ENTRIES = range(2)  # kinds of masks
 
 FLOATS = (FLOAT16, FLOAT32)
 _WIDTHS = (1, 2, 4, 8)
+_MOST_PER_BYTE = 1 << 15  # a block of zstd gives at most 128 KiB and takes 4 bytes or more
 _SIZES = ((0,), (0,), range(2, 257), range(1, 33), _WIDTHS, _WIDTHS)
 _SYMBOLS_PER_BYTE = [0, 0] + [
     max(n for n in range(1, 9) if alphabet**n <= 256) for alphabet in range(2, 257)
@@ -56,7 +57,7 @@ class Extent:
 
 def read_stream(value: object, path: str, kinds: tuple[int, ...], count: int) -> Stream:
     """A Stream of one of `kinds` whose stored bytes can be those of `count` numbers."""
-    if type(value) is not list or not 2 <= len(value) <= 3:
+    if type(value) is not list or len(value) not in (2, 3):
         raise Malformed(f"expected a stream, got {value!r:.40}", path)
     kind, length, size = value if len(value) == 3 else (*value, 0)
     if type(kind) is not int or kind not in kinds:
@@ -66,10 +67,9 @@ def read_stream(value: object, path: str, kinds: tuple[int, ...], count: int) ->
     if type(size) is not int or size not in _SIZES[kind]:
         raise Malformed(f"expected {_SIZES[kind]}, got {size!r:.40}", path + ".size")
     packed = packed_length(kind, size, count)
-    if type(length) is not int or not (0 < length <= packed or length == packed):
-        raise Malformed(
-            f"expected {min(packed, 1)}..{packed}, got {length!r:.40}", path + ".length"
-        )
+    least = -(-packed // _MOST_PER_BYTE)
+    if type(length) is not int or not least <= length <= packed:
+        raise Malformed(f"expected {least}..{packed}, got {length!r:.40}", path + ".length")
     return Stream(kind, length, size)
 
 

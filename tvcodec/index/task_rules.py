@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,12 +64,9 @@ class Context:
     def floating(self, value: object) -> int:
         """The number of a parameter that can have a task vector: floats, at least one of them."""
         parameter = self.number(value)
-        base = self.base_model[parameter]
-        dtype = self.dtype(parameter)
-        if "float" not in base.dtype or "float" not in dtype:
-            raise Malformed(
-                f"expected a parameter of floats, got {base.dtype}, {dtype}", ".parameter"
-            )
+        base = self.base_model[parameter]  # another dtype of the task is one of floats if this is
+        if "float" not in base.dtype:
+            raise Malformed(f"expected a parameter of floats, got {base.dtype}", ".parameter")
         if not whole(base.dims).count:
             raise Malformed("expected a parameter with values, got an empty one", ".parameter")
         return parameter
@@ -126,7 +124,7 @@ def _check_mentions(index: TaskIndex, context: Context) -> None:
     changed += [member.parameter for member in index.small.members] if index.small else []
     mentions = [*aliases, *index.missing, *(item.parameter for item in index.replaced), *changed]
     if len(set(mentions)) != len(mentions):
-        twice = next(number for number in mentions if mentions.count(number) > 1)
+        [(twice, _)] = Counter(mentions).most_common(1)
         raise Malformed(f"expected every parameter once, got {twice} twice")
     _refuse(".aliases", (of for _, of in index.aliases), aliases | gone)
     _refuse(".aliases", aliases, context.dtypes)
@@ -188,14 +186,13 @@ def _check_parts(parts: tuple[Part, ...], masked: bool, shared: bool) -> None:
 def _small(context: Context, value: object) -> Small:
     try:
         raw_length, raw_crc, raw_symbols, raw_members = array(value, 4)
-        length, crc = _section(raw_length, raw_crc)
         members = items(raw_members, ".members", partial(_member, context))
         if not members:
             raise Malformed("expected at least one parameter, got none", ".members")
         increasing([member.parameter for member in members], ".members")
         count = sum(context.base_model[member.parameter].count for member in members)
         symbols = read_stream(raw_symbols, ".symbols", (SYMBOLS,), count)
-        _check_fills(symbols, length, ".symbols")
+        length, crc = _section(raw_length, raw_crc, symbols)
     except Malformed as problem:
         raise problem.under(".small") from None
     return Small(length, crc, symbols, members)
@@ -226,8 +223,8 @@ def _kept(parameter: int | str, rest: list[object]) -> Kept:
     raw_dtype, raw_dims, raw_length, raw_crc, raw_values = rest
     dtype = one_of(DTYPES, raw_dtype, ".dtype")
     dims = dimensions(raw_dims)
-    length, crc = _section(raw_length, raw_crc)
-    values = _elements(raw_values, dtype, BaseParameter("", dtype, dims, b"").count, length)
+    values = _elements(raw_values, dtype, whole(dims).count)
+    length, crc = _section(raw_length, raw_crc, values)
     return Kept(parameter, dtype, dims, length, crc, values)
 
 
@@ -241,27 +238,26 @@ def _rows(context: Context, value: object) -> Rows:
     columns = whole(dims).columns
     if (dims[0] + count) * columns > COUNT_MAX:
         raise Malformed(f"expected at most {COUNT_MAX} values, got more", ".count")
-    length, crc = _section(raw_length, raw_crc)
-    values = _elements(raw_values, context.dtype(parameter), count * columns, length)
+    values = _elements(raw_values, context.dtype(parameter), count * columns)
+    length, crc = _section(raw_length, raw_crc, values)
     return Rows(parameter, count, length, crc, values)
 
 
-def _section(length: object, crc: object) -> tuple[int, int]:
-    return integer(length, ".length", DIMENSION_MAX), integer(crc, ".crc", U32)
+def _section(length: object, crc: object, stream: Stream) -> tuple[int, int]:
+    """Length and CRC-32 of a section that holds just this stream."""
+    if type(length) is not int or length != stream.length:
+        raise Malformed(
+            f"expected that of its stream, {stream.length}, got {length!r:.40}", ".length"
+        )
+    return length, integer(crc, ".crc", U32)
 
 
-def _elements(value: object, dtype: str, count: int, length: int) -> Stream:
-    """The stream of `count` values of `dtype` that fills a section of `length` bytes."""
+def _elements(value: object, dtype: str, count: int) -> Stream:
+    """The stream of `count` values of `dtype`."""
     stream = read_stream(value, ".values", (ELEMENTS,), count)
     if stream.size != DTYPES[dtype]:
         raise Malformed(f"expected {DTYPES[dtype]}, got {stream.size}", ".values.size")
-    _check_fills(stream, length, ".values")
     return stream
-
-
-def _check_fills(stream: Stream, length: int, path: str) -> None:
-    if stream.length != length:
-        raise Malformed(f"expected the section's {length}, got {stream.length}", path + ".length")
 
 
 def _alias(context: Context, value: object) -> tuple[int, int]:
