@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
