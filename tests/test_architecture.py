@@ -28,7 +28,7 @@ IMPORTS = {
     "index": "container errors",
     "archive": "container errors index source",
     # numbers, which know no bytes
-    "quantize": "",
+    "quantize": "dense",
     "dense": "",
     "lowrank": "quantize",
     "rotated": "quantize",
@@ -46,10 +46,16 @@ IMPORTS = {
     # models in and out
     "checkpoint": "durable errors index",
     "model": "checkpoint errors",
+    # one parameter of all tasks
+    "masks": "checkpoint errors",
+    "family": "basis codec dense entropy index masks parameter",
+    "published": "auto dense errors family lowrank merge quantize",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter survey",
-    "encoder": "checkpoint container errors index parameter rate recipes spool survey",
+    "joint": "dense family masks parameter spool survey",
+    "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
+    " spool survey",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",

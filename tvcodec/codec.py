@@ -65,7 +65,7 @@ def store(content: Content, level: int = entropy.FAST) -> Stored:
             return index.Stage(content.scale, codes), data
         case quantize.Grouped():
             (scales, minimums), data = _store_all((content.scales, content.minimums), level)
-            codes, code_bytes = store_symbols(content.codes, content.alphabet)
+            codes, code_bytes = store_symbols(content.codes, content.alphabet, level)
             return index.GroupedStage(content.group, scales, minimums, codes), data + code_bytes
         case dense.Values():
             values, data = store_stream(content.values)
@@ -156,9 +156,11 @@ def _symbol_streams(
         yield _stream(SYMBOLS, entropy.pack_symbols(centred, alphabet), alphabet, level)
 
 
-def store_symbols(symbols: Tensor, alphabet: int) -> tuple[Stream, bytes]:
+def store_symbols(
+    symbols: Tensor, alphabet: int, level: int = entropy.FAST
+) -> tuple[Stream, bytes]:
     """Symbols below `alphabet`, uint8, as they are."""
-    return _stream(SYMBOLS, entropy.pack_symbols(_host(symbols), alphabet), alphabet)
+    return _stream(SYMBOLS, entropy.pack_symbols(_host(symbols), alphabet), alphabet, level)
 
 
 def store_integers(numbers: Tensor) -> tuple[Stream, bytes]:

@@ -30,11 +30,11 @@ class Coded:
     """A parameter of a task as it goes into the file, and what was lost.
 
     `section` with `entry` is a section of its own; `codes` with `member` goes with the small ones.
-    `tau` is the task vector itself.
+    `tau` is the task vector itself, where whoever asked has none.
     """
 
     lost: float  # squared error
-    tau: Tensor
+    tau: Tensor | None = None
     entry: Entry | None = None
     section: bytes = b""
     member: SmallMember | None = None

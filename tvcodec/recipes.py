@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from tvcodec.auto import Target
 
@@ -12,6 +13,9 @@ from tvcodec.auto import Target
 class Recipe:
     """How each task is coded. `step` and `factor_step` are in units of the root mean square of the
     task vector; `exact` stores bit-exact differences instead."""
+
+    name: ClassVar[str] = "auto"
+    uses_masks: ClassVar[bool] = False
 
     step: float = 2.0
     metric: str = "mse"

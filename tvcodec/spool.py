@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -16,6 +16,7 @@ from tvcodec.container import Writer, aligned
 from tvcodec.index import (
     BaseParameter,
     Entry,
+    Group,
     Kept,
     Rows,
     Small,
@@ -28,6 +29,8 @@ from tvcodec.parameter import Coded
 from tvcodec.survey import Survey, TaskSurvey
 
 UNKNOWN_CRC = 2**32 - 1  # at its longest
+RETAINED = "energy_retained"  # key of metadata of the shared index
+WORDS = 2000  # that one text of metadata has room for
 IN_MEMORY = 4 << 20  # bytes of sections per task before they go to disk
 
 
@@ -115,6 +118,54 @@ class Spool:
             rows=rows,
             small=small,
         )
+
+
+@dataclass(slots=True)
+class SharedSpool:
+    """The vectors that tasks share, in order of the parameters, until they are written."""
+
+    sections: IO[bytes] = field(default_factory=_spooled)
+    entries: list[Entry] = field(default_factory=list)
+    retained: dict[int, float] = field(default_factory=dict)
+
+    def __enter__(self) -> SharedSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sections.close()
+
+    def put(self, number: int, vectors: Iterable[Coded], retained: float | None = None) -> None:
+        """Takes the vectors of the next parameter, and the share of the energy they keep."""
+        for coded in vectors:
+            assert coded.entry is not None
+            self.entries.append(coded.entry)
+            self.sections.write(coded.section)
+        if retained is not None:
+            self.retained[number] = retained
+
+    def write(self, writer: Writer) -> Group | None:
+        """Puts all vectors and their index; nothing, where nothing is shared."""
+        if not self.entries:
+            return None
+        start = writer.offset
+        self.sections.seek(0)
+        entries = []
+        for entry in self.entries:
+            length, crc = writer.put(self.sections.read(entry.length))
+            entries.append(replace(entry, length=length, crc=crc))
+        index = TaskIndex(
+            digest=writer.end_group(), entries=tuple(entries), metadata=self._metadata()
+        )
+        sections_length = writer.offset - start
+        return Group(sections_length, *writer.put_index(pack_task(index)))
+
+    def _metadata(self) -> dict[str, str]:
+        """The share of the energy of each parameter by number, in as many texts as it takes."""
+        words = [f"{number}:{share:.6g}" for number, share in self.retained.items()]
+        return {
+            f"{RETAINED}.{at // WORDS:03}": " ".join(words[at : at + WORDS])
+            for at in range(0, len(words), WORDS)
+        }
 
 
 def _keep(writer: Writer, key: int | str, task: TaskSurvey, name: str) -> Kept:
