@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tvcodec import auto, dense
+from tvcodec import auto, codec, dense
 from tvcodec.dense import as_half
 from tvcodec.family import Family, Sum, inner, inner_products, squared_norm
 from tvcodec.published.settings import Published, in_range, one_of
@@ -72,27 +72,30 @@ class SvdHybrid(Published):
 
     def share(self, family: Family) -> Tensor | None:
         signal = self._signal(family)
+        if signal is not None and self.include_noise:
+            for left in family.left:
+                left.mul_(torch.where(signal, 1.0, self.noise_shrink))
         if family.is_matrix:
             family.complete = True
-            self._share(family, signal, 1.0)
+            family.retained = self._share(family, signal)
             if signal is not None and self.include_noise:
-                retained = family.retained
-                self._share(family, ~signal, self.noise_shrink)
-                family.retained = retained
+                self._share(family, ~signal)
         return signal
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:
-        wanted = family.left[task]
-        if shared is not None and self.include_noise:
-            lost = 1 - self.noise_shrink  # of what is outside the mask, on purpose
-            wanted = torch.where(shared, wanted, wanted - lost * tau)
-            shared = None
-        values = wanted if shared is None else wanted[shared]
+        left = family.left[task]
+        if shared is None or not self.include_noise:
+            return Sum(self._own(family, left if shared is None else left[shared]), shared)
+        contents = self._own(family, left.clone())
+        left.add_(torch.where(shared, 0.0, 1 - self.noise_shrink) * tau)  # lost on purpose
+        return Sum(contents)
+
+    def _own(self, family: Family, values: Tensor) -> tuple[codec.Content, ...]:
         if not values.numel():
-            return Sum((), shared)
+            return ()
         if not family.is_matrix:
-            return replace(self.floats(values), mask=shared)
-        return Sum(() if family.complete else tuple(self._residual(values)), shared)
+            return self.floats(values).contents
+        return () if family.complete else tuple(self._residual(values))
 
     def _residual(self, values: Tensor) -> Iterator[Grouped]:
         for _ in range(self.stages):
@@ -110,11 +113,11 @@ class SvdHybrid(Published):
         wanted = {"union": 1, "intersection": tasks, "majority": tasks / 2}[self.mask_strategy]
         return votes >= wanted
 
-    def _share(self, family: Family, mask: Tensor | None, taken: float) -> None:
-        """Shares the basis of what is under a mask; tasks take `taken` of it."""
+    def _share(self, family: Family, mask: Tensor | None) -> float:
+        """Shares the basis of what is under a mask; the share of the energy that it keeps."""
         gram = family.gram if mask is None else inner_products(family.left, mask)
         if self.center and gram.trace() > 0:
-            self._share_mean(family, mask, taken)
+            self._share_mean(family, mask)
             gram = gram - gram.mean(0, keepdim=True)
             gram = gram - gram.mean(1, keepdim=True)
         energies, directions = torch.linalg.eigh(gram)
@@ -124,27 +127,27 @@ class SvdHybrid(Published):
         rank = int((held < self.energy_threshold).sum()) + 1
         rank = min(rank, available, self.max_rank)
         for column, energy in zip(directions[:, :rank].T.tolist(), energies.tolist(), strict=False):
-            self._share_direction(family, mask, taken, column, math.sqrt(energy))
-        family.retained = float(held[rank - 1]) if rank else 1.0
+            self._share_direction(family, mask, column, math.sqrt(energy))
         family.complete &= rank == available
+        return float(held[rank - 1]) if rank else 1.0
 
-    def _share_mean(self, family: Family, mask: Tensor | None, taken: float) -> None:
+    def _share_mean(self, family: Family, mask: Tensor | None) -> None:
         count = len(family.left)
         mean = _combined(family, [1 / count] * count, mask)
         vector = self._stored(family, mean, mask, math.sqrt(count))
         if vector is not None:
             for task in range(count):
-                family.take(task, vector, taken, self.fp16)
+                family.take(task, vector, 1.0)
 
     def _share_direction(
-        self, family: Family, mask: Tensor | None, taken: float, column: list[float], sigma: float
+        self, family: Family, mask: Tensor | None, column: list[float], sigma: float
     ) -> None:
         wanted = _combined(family, column, mask)
         # coded vectors keep their strength, by which the step is the same for all
         vector = self._stored(family, wanted if self.basis == "coded" else wanted / sigma, mask)
         if vector is not None and (energy := squared_norm(vector)):
             for task, left in enumerate(family.left):
-                family.take(task, vector, taken * inner(vector, left) / energy, self.fp16)
+                family.take(task, vector, inner(vector, left) / energy, self.fp16)
 
     def _stored(
         self, family: Family, vector: Tensor, mask: Tensor | None, weight: float = 1.0
