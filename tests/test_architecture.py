@@ -64,7 +64,8 @@ IMPORTS = {
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ archive checkpoint decoder encoder errors index merge rate recipes remeasure",
+    "cli": "__init__ archive checkpoint decoder encoder errors index merge published rate recipes"
+    " remeasure",
 }
 BYTES = {"source", "durable", "container", "index", "archive"}
 MATHS = {"quantize", "dense", "lowrank", "rotated", "basis", "merge"}
@@ -77,6 +78,7 @@ HOMES = {
     "click": {"cli"},
     "tqdm": {"cli"},
     "tabulate": {"cli"},
+    "omegaconf": {"cli"},
     "sklearn": {"merge"},
 }
 

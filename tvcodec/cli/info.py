@@ -110,6 +110,7 @@ def _text(value: dict[str, Any]) -> str:
         f"  sha256    {base['sha256']}\n"
         f"root        {value['root']}",
         _tasks(value["tasks"]),
+        *_whole_recipe(value["tasks"]),
         _kinds(value),
         *_similarity([task["task"] for task in value["tasks"]], value["similarity"]),
     ]
@@ -129,6 +130,14 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
         for task in tasks
     ]
     return report.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
+
+
+def _whole_recipe(tasks: list[dict[str, Any]]) -> Iterator[str]:
+    """What all tasks have in common, where the table has no room for it."""
+    said = {task["recipe"] for task in tasks}
+    text = _recipe(said.pop()) if len(said) == 1 else ""
+    if len(text) > RECIPE_ROOM:
+        yield textwrap.fill(f"recipe  {text}", 80, subsequent_indent=" " * 8)
 
 
 def _recipe(text: str | None) -> str:

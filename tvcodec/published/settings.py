@@ -72,6 +72,8 @@ def from_settings(kind: type[R], settings: Mapping[str, Any]) -> R:
 
 def _converted(key: str, value: object, wanted: Any) -> object:
     """`value` as a setting's type: bool, int, float or str, or one of several."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     for kind in typing.get_args(wanted) or (wanted,):
         if kind is bool and (isinstance(value, bool) or str(value).lower() in _TRUTHS):
             return value if isinstance(value, bool) else _TRUTHS[str(value).lower()]
