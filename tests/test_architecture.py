@@ -49,7 +49,7 @@ IMPORTS = {
     # one parameter of all tasks
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter",
-    "published": "auto dense errors family lowrank merge quantize",
+    "published": "auto codec dense errors family lowrank merge quantize",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter survey",
@@ -64,8 +64,8 @@ IMPORTS = {
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ archive checkpoint decoder encoder errors index merge published rate recipes"
-    " remeasure",
+    "cli": "__init__ archive checkpoint container decoder encoder errors index merge published rate"
+    " recipes remeasure",
 }
 BYTES = {"source", "durable", "container", "index", "archive"}
 MATHS = {"quantize", "dense", "lowrank", "rotated", "basis", "merge"}
@@ -207,6 +207,7 @@ def test_a_module_is_short(path):
         "run('encode', '--help')",
         "run('info', 'tools/sample/fine-tunes.tvq')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
+        "run('info', 'tools/sample/fine-tunes.tvq', '--diagnostics')",
     ],
 )
 def test_torch_is_not_imported_by(code):

@@ -72,8 +72,9 @@ def test_task_vectors_are_projected_on_the_strongest_directions(
         number = bank.archive.numbers["w"]
         assert bank.archive.vectors[number] == rank + center
         text = bank.archive.index(None).metadata["energy_retained.000"]
-        stated = dict(word.split(":") for word in text.split())
-        assert float(stated[str(number)]) == pytest.approx(energy, rel=1e-5)
+        (stated,) = [word.split(":") for word in text.split()]
+        assert stated[:2] == [str(number), str(rank)]
+        assert float(stated[2]) == pytest.approx(energy, rel=1e-5)
 
 
 @pytest.mark.parametrize(

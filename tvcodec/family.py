@@ -56,7 +56,8 @@ class Family:
         self.gram = inner_products(self.left)
         self.vectors: list[Coded] = []
         self.complete = False  # whether the shared vectors are all that there is
-        self.retained: float | None = None  # share of the energy that they keep, if a recipe says
+        # rank of a basis and the share of the energy that it keeps, if a recipe says
+        self.basis: tuple[int, float] | None = None
         self._masks = masks
         self._coefficients: list[list[float]] = [[] for _ in self.left]
 

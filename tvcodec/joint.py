@@ -57,7 +57,7 @@ def encode(
     at = torch.tensor(members)
     gram[at[:, None], at] += family.gram.tril(-1)
     common = recipe.share(family)
-    shared.put(number, family.vectors, family.retained)
+    shared.put(number, family.vectors, family.basis)
 
     def finish(task: int) -> Coded:
         tau = _tau(found, tasks[task], number)

@@ -126,7 +126,7 @@ class SharedSpool:
 
     sections: IO[bytes] = field(default_factory=_spooled)
     entries: list[Entry] = field(default_factory=list)
-    retained: dict[int, float] = field(default_factory=dict)
+    bases: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def __enter__(self) -> SharedSpool:
         return self
@@ -134,14 +134,17 @@ class SharedSpool:
     def __exit__(self, *_: object) -> None:
         self.sections.close()
 
-    def put(self, number: int, vectors: Iterable[Coded], retained: float | None = None) -> None:
-        """Takes the vectors of the next parameter, and the share of the energy they keep."""
+    def put(
+        self, number: int, vectors: Iterable[Coded], basis: tuple[int, float] | None = None
+    ) -> None:
+        """Takes the vectors of the next parameter; with the rank of the basis that they are, and
+        the share of the energy that it keeps."""
         for coded in vectors:
             assert coded.entry is not None
             self.entries.append(coded.entry)
             self.sections.write(coded.section)
-        if retained is not None:
-            self.retained[number] = retained
+        if basis is not None:
+            self.bases[number] = basis
 
     def write(self, writer: Writer) -> Group | None:
         """Puts all vectors and their index; nothing, where nothing is shared."""
@@ -160,8 +163,8 @@ class SharedSpool:
         return Group(sections_length, *writer.put_index(pack_task(index)))
 
     def _metadata(self) -> dict[str, str]:
-        """The share of the energy of each parameter by number, in as many texts as it takes."""
-        words = [f"{number}:{share:.6g}" for number, share in self.retained.items()]
+        """number:rank:energy of each parameter, in as many texts as it takes."""
+        words = [f"{number}:{rank}:{kept:.6g}" for number, (rank, kept) in self.bases.items()]
         return {
             f"{RETAINED}.{at // WORDS:03}": " ".join(words[at : at + WORDS])
             for at in range(0, len(words), WORDS)

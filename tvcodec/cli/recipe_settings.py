@@ -110,10 +110,10 @@ def _loaded(path: str, overrides: Sequence[str]) -> dict[str, Any]:
             hint="pip install 'tvcodec[config]'",
         ) from None
     try:
-        values = OmegaConf.load(path)
-        if OmegaConf.is_dict(values):
-            values = OmegaConf.merge(values, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(values, resolve=True)
+        loaded: Any = OmegaConf.load(path)
+        if OmegaConf.is_dict(loaded):
+            loaded = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        values: Any = OmegaConf.to_container(loaded, resolve=True)
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         first = " ".join(str(error).split())
         hint = "a key comes once: `method` is a name, or settings among which is `name`"

@@ -77,7 +77,7 @@ class SvdHybrid(Published):
                 left.mul_(torch.where(signal, 1.0, self.noise_shrink))
         if family.is_matrix:
             family.complete = True
-            family.retained = self._share(family, signal)
+            family.basis = self._share(family, signal)
             if signal is not None and self.include_noise:
                 self._share(family, ~signal)
         return signal
@@ -113,8 +113,9 @@ class SvdHybrid(Published):
         wanted = {"union": 1, "intersection": tasks, "majority": tasks / 2}[self.mask_strategy]
         return votes >= wanted
 
-    def _share(self, family: Family, mask: Tensor | None) -> float:
-        """Shares the basis of what is under a mask; the share of the energy that it keeps."""
+    def _share(self, family: Family, mask: Tensor | None) -> tuple[int, float]:
+        """Shares the basis of what is under a mask; its rank and the share of the energy that it
+        keeps."""
         gram = family.gram if mask is None else inner_products(family.left, mask)
         if self.center and gram.trace() > 0:
             self._share_mean(family, mask)
@@ -129,7 +130,7 @@ class SvdHybrid(Published):
         for column, energy in zip(directions[:, :rank].T.tolist(), energies.tolist(), strict=False):
             self._share_direction(family, mask, column, math.sqrt(energy))
         family.complete &= rank == available
-        return float(held[rank - 1]) if rank else 1.0
+        return rank, float(held[rank - 1]) if rank else 1.0
 
     def _share_mean(self, family: Family, mask: Tensor | None) -> None:
         count = len(family.left)
