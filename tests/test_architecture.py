@@ -53,7 +53,8 @@ IMPORTS = {
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter survey",
-    "joint": "dense family masks parameter spool survey",
+    "sharing": "auto family index parameter recipes",
+    "joint": "dense family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
     " spool survey",
     "base_model": "archive checkpoint errors",

@@ -112,7 +112,7 @@ def encode(
                 run = map if base_parameter.count >= ALONE else pool.map
                 joint.encode(found, number, run, recipe, given, shared, spools, gram)
             else:
-                _encode_parameter(found, number, alone, spools, gram, pool)
+                _encode_parameter(found, number, alone, shared, spools, gram, pool, not goal)
             progress(base_parameter.count * len(spools))
         return _write(writer, found, recipes, shared, spools, gram)
 
@@ -198,21 +198,27 @@ def _encode_parameter(
     found: Survey,
     number: int,
     recipes: list[Recipe],
+    shared: SharedSpool,
     spools: list[Spool],
     gram: Tensor,
     pool: ThreadPoolExecutor,
+    share: bool,
 ) -> None:
     jobs = list(zip(found.tasks, recipes, strict=True))
     run = map if found.base_model[number].count >= ALONE else pool.map
-    coding = run(lambda job: _encode_task(found, job[0], number, job[1]), jobs)
-    taus: list[Tensor | None] = []
-    for spool, coded in zip(spools, coding, strict=True):
-        taus.append(coded.tau.reshape(-1) if coded and coded.tau is not None else None)
-        spool.put(coded)
+    coding: Sequence[parameter.Coded | None]
+    coding = list(run(lambda job: _encode_task(found, job[0], number, job[1]), jobs))
+    taus = [coded.tau.view(-1) if coded and coded.tau is not None else None for coded in coding]
     for row, one in enumerate(taus):
         for column, other in enumerate(taus[:row]):
             if one is not None and other is not None:
                 gram[row, column] += torch.dot(one, other).double()
+    if share:
+        again = map if found.base_model[number].count >= ALONE else pool.map
+        vectors, coding = joint.shared_instead(found, number, again, recipes[0], coding)
+        shared.put(number, vectors)
+    for spool, coded in zip(spools, coding, strict=True):
+        spool.put(coded)
 
 
 def _encode_task(
@@ -221,7 +227,6 @@ def _encode_task(
     if number not in task.energies:
         return None
     read = functools.partial(task.read, number, found.base, found.base_model[number])
-
     if recipe.exact:
         return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
     return parameter.encode(number, read, recipe, task.rms)

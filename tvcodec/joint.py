@@ -12,6 +12,8 @@ from tvcodec.dense import task_vector
 from tvcodec.family import Family, Sum
 from tvcodec.masks import Masks
 from tvcodec.parameter import Coded
+from tvcodec.recipes import Recipe
+from tvcodec.sharing import promising
 from tvcodec.spool import SharedSpool, Spool
 from tvcodec.survey import Survey, TaskSurvey
 
@@ -45,26 +47,58 @@ def encode(
     members = [n for n, task in enumerate(found.tasks) if number in task.energies]
     if not members:
         return
-    tasks = [found.tasks[n] for n in members]
-    family = Family(
-        number,
-        found.base_model[number],
-        [(task.name, task.rms) for task in tasks],
-        [_tau(found, task, number) for task in tasks],
-        len(found.tasks),
-        masks,
-    )
+    taus = [_tau(found, found.tasks[n], number) for n in members]
+    family = _family(found, number, members, taus, masks)
     at = torch.tensor(members)
     gram[at[:, None], at] += family.gram.tril(-1)
-    common = recipe.share(family)
+    coded = _encode(found, run, recipe, family)
     shared.put(number, family.vectors, family.basis)
+    for member, one in zip(members, coded, strict=True):
+        spools[member].put(one)
+
+
+def shared_instead(
+    found: Survey, number: int, run: Run, recipe: Recipe, alone: Sequence[Coded | None]
+) -> tuple[Sequence[Coded], Sequence[Coded | None]]:
+    """Shared vectors of a parameter and what each task then stores, or none and `alone`, how tasks
+    are coded on their own, where that costs no more. The task vectors in `alone` are used up."""
+    members = [n for n, coded in enumerate(alone) if coded is not None]
+    each = [coded for coded in alone if coded is not None]
+    taus = [coded.tau for coded in each if coded.tau is not None]
+    if len(taus) < 2 or not recipe.share or recipe.metric != "mse" or recipe.exact:
+        return (), alone
+    extent = found.base_model[number].extent
+    matrices = [tau.view(extent.rows, -1) for tau in taus]
+    family = _family(found, number, members, matrices, Masks())
+    sharing = promising(recipe, family.rms, each, family.gram, extent.count)
+    if sharing is None:
+        return (), alone
+    together = list(_encode(found, run, sharing, family))
+    if not sharing.pays(family.vectors, together, each):
+        return (), alone
+    tasks: list[Coded | None] = [None] * len(alone)
+    for member, coded in zip(members, together, strict=True):
+        tasks[member] = coded
+    return family.vectors, tasks
+
+
+def _family(
+    found: Survey, number: int, members: Sequence[int], taus: Sequence[Tensor], masks: Masks
+) -> Family:
+    tasks = [(found.tasks[n].name, found.tasks[n].rms) for n in members]
+    return Family(number, found.base_model[number], tasks, taus, len(found.tasks), masks)
+
+
+def _encode(found: Survey, run: Run, recipe: Joint, family: Family) -> Iterable[Coded]:
+    """What each task of a family stores; what they share is in the family then."""
+    surveyed = {task.name: task for task in found.tasks}
+    common = recipe.share(family)
 
     def finish(task: int) -> Coded:
-        tau = _tau(found, tasks[task], number)
+        tau = _tau(found, surveyed[family.tasks[task]], family.number)
         return family.finish(task, tau, recipe.code(family, task, tau, common))
 
-    for member, coded in zip(members, run(finish, range(len(tasks))), strict=True):
-        spools[member].put(coded)
+    return run(finish, range(len(family.tasks)))
 
 
 def _tau(found: Survey, task: TaskSurvey, number: int) -> Tensor:

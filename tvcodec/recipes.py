@@ -12,7 +12,8 @@ from tvcodec.auto import Target
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How each task is coded. `step` and `factor_step` are in units of the root mean square of the
-    task vector; `exact` stores bit-exact differences instead."""
+    task vector; `exact` stores bit-exact differences instead. With `share`, tasks have vectors in
+    common where that pays, under the metric "mse"."""
 
     name: ClassVar[str] = "auto"
     uses_masks: ClassVar[bool] = False
@@ -22,6 +23,7 @@ class Recipe:
     gain: float = 0.0
     factor_step: float | None = None
     exact: bool = False
+    share: bool = True
 
     def target(self, rms: float) -> Target:
         """The same in absolute terms, for a task vector of root mean square `rms`."""
@@ -41,6 +43,8 @@ class Recipe:
             settings["gain"] = self.gain
         if self.factor_step:
             settings["factor_step"] = self.factor_step
+        if not self.share:
+            settings["share"] = False
         return {"recipe": json.dumps(settings, sort_keys=True)}
 
 

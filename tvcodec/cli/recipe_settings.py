@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ AUTO: dict[str, Any] = {
     "quality": click.Choice(list(QUALITIES)),
     "metric": click.Choice(["mse", "function"]),
     "gain": options.Number(least=0, most=1),
+    "share": click.BOOL,
 }
 
 PREFIX = "svd_"  # of settings in files for SVD-Hybrid
@@ -174,12 +175,12 @@ def _auto(name: str, given: Mapping[str, Any]) -> tuple[Recipe, Goal | None]:
     if name == "exact":
         return EXACT, None
     recipe = Recipe(metric=given.get("metric", "mse"), gain=given.get("gain", 0.0))
-    if "step" in given:
-        return recipe.at_step(given["step"]), None
     goal = Goal(given.get("bits"), given.get("size"), given.get("max_error"))
-    if goal != Goal():
-        return recipe, goal
-    return QUALITIES[given.get("quality", "balanced")], None
+    if "step" in given:
+        recipe = recipe.at_step(given["step"])
+    elif goal == Goal():
+        recipe = QUALITIES[given.get("quality", "balanced")]
+    return replace(recipe, share=given.get("share", True)), None if goal == Goal() else goal
 
 
 def of_task(directory: str, task: str) -> str:
