@@ -216,7 +216,8 @@ def _encode_parameter(
     if share:
         again = map if found.base_model[number].count >= ALONE else pool.map
         vectors, coding = joint.shared_instead(found, number, again, recipes[0], coding)
-        shared.put(number, vectors)
+        for vector in vectors:
+            shared.put(vector)
     for spool, coded in zip(spools, coding, strict=True):
         spool.put(coded)
 

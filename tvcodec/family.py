@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,7 +36,8 @@ class Family:
     vectors and coefficients are rounded before they are taken off.
 
     `tasks` has each task's name and the root mean square of its whole task vector, `of` how many
-    tasks there are with those that did not change the parameter.
+    tasks there are with those that did not change the parameter; `sink` is given the shared vectors
+    as they are made.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Family:
         number: int,
         parameter: BaseParameter,
         tasks: Sequence[tuple[str, float]],
-        taus: Sequence[Tensor],
+        taus: Iterable[Tensor],
         of: int,
         masks: Masks,
+        sink: Callable[[Coded], None],
     ) -> None:
         self.number, self.parameter, self.of = number, parameter, of
         self.tasks = tuple(task for task, _ in tasks)
@@ -54,11 +56,10 @@ class Family:
         self.extent = parameter.extent
         self.left = list(taus)
         self.gram = inner_products(self.left)
-        self.vectors: list[Coded] = []
         self.complete = False  # whether the shared vectors are all that there is
         # rank of a basis and the share of the energy that it keeps, if a recipe says
         self.basis: tuple[int, float] | None = None
-        self._masks = masks
+        self._masks, self._sink = masks, sink
         self._coefficients: list[list[float]] = [[] for _ in self.left]
 
     @property
@@ -78,11 +79,13 @@ class Family:
         return votes, len(self._masks.checkpoints)
 
     def share(self, wanted: Tensor, own: Sum) -> Tensor:
-        """Stores a shared vector that stands for `wanted` [rows, columns]; what it decodes to."""
+        """Stores a shared vector that stands for `wanted` [rows, columns]; what it decodes to.
+        Afterwards `wanted` is what is missing of it."""
+        stored = _store(own)  # before `wanted`, which parts may be made of
         decoded = self._expanded(own)
-        lost = decoded - wanted
         energy, along = squared_norm(wanted), inner(decoded, wanted)
-        self.vectors.append(self._coded(_store(own), energy, squared_norm(lost), along))
+        lost = squared_norm(wanted.sub_(decoded))
+        self._sink(self._coded(stored, energy, lost, along))
         for each in self._coefficients:
             each.append(0.0)
         return decoded
@@ -105,7 +108,7 @@ class Family:
             values = torch.tensor(coefficients, dtype=torch.float32)
             contents = (Coefficients(as_half(values, exactly=True)), *contents)
         lost, energy = self.left[task], squared_norm(tau)
-        self.left[task] = tau[:0]  # nobody needs it any more
+        self.left[task] = torch.empty(0)
         if not contents:
             return Coded(energy)
         stored = _store(Sum(contents, own.mask))  # before `lost`, which parts may be made of

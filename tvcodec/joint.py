@@ -47,12 +47,12 @@ def encode(
     members = [n for n, task in enumerate(found.tasks) if number in task.energies]
     if not members:
         return
-    taus = [_tau(found, found.tasks[n], number) for n in members]
-    family = _family(found, number, members, taus, masks)
+    taus = (_tau(found, found.tasks[n], number) for n in members)
+    family = _family(found, number, members, taus, masks, shared.put)
     at = torch.tensor(members)
     gram[at[:, None], at] += family.gram.tril(-1)
     coded = _encode(found, run, recipe, family)
-    shared.put(number, family.vectors, family.basis)
+    shared.describe(number, family.basis)
     for member, one in zip(members, coded, strict=True):
         spools[member].put(one)
 
@@ -69,28 +69,34 @@ def shared_instead(
         return (), alone
     extent = found.base_model[number].extent
     matrices = [tau.view(extent.rows, -1) for tau in taus]
-    family = _family(found, number, members, matrices, Masks())
+    vectors: list[Coded] = []
+    family = _family(found, number, members, matrices, Masks(), vectors.append)
     sharing = promising(recipe, family.rms, each, family.gram, extent.count)
     if sharing is None:
         return (), alone
     together = list(_encode(found, run, sharing, family))
-    if not sharing.pays(family.vectors, together, each):
+    if not sharing.pays(vectors, together, each):
         return (), alone
     tasks: list[Coded | None] = [None] * len(alone)
     for member, coded in zip(members, together, strict=True):
         tasks[member] = coded
-    return family.vectors, tasks
+    return vectors, tasks
 
 
 def _family(
-    found: Survey, number: int, members: Sequence[int], taus: Sequence[Tensor], masks: Masks
+    found: Survey,
+    number: int,
+    members: Sequence[int],
+    taus: Iterable[Tensor],
+    masks: Masks,
+    sink: Callable[[Coded], None],
 ) -> Family:
     tasks = [(found.tasks[n].name, found.tasks[n].rms) for n in members]
-    return Family(number, found.base_model[number], tasks, taus, len(found.tasks), masks)
+    return Family(number, found.base_model[number], tasks, taus, len(found.tasks), masks, sink)
 
 
 def _encode(found: Survey, run: Run, recipe: Joint, family: Family) -> Iterable[Coded]:
-    """What each task of a family stores; what they share is in the family then."""
+    """What each task of a family stores, after what they share."""
     surveyed = {task.name: task for task in found.tasks}
     common = recipe.share(family)
 

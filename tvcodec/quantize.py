@@ -84,19 +84,20 @@ class Grouped:
 
     def values(self) -> Tensor:
         """The values, float32, in the shape of the codes."""
-        values = self.codes.reshape(-1) * self._spread(self.scales)
-        return values.add_(self._spread(self.minimums)).view(self.codes.shape)
+        values = self.codes.reshape(-1).to(torch.float32, copy=True)
+        size = self.group or len(values)
+        whole = len(values) // size
+        scales, minimums = self.scales.to(torch.float32), self.minimums.to(torch.float32)
+        table = values[: whole * size].view(whole, size)
+        table.mul_(scales[:whole, None]).add_(minimums[:whole, None])
+        if whole * size < len(values):
+            values[whole * size :].mul_(scales[-1]).add_(minimums[-1])
+        return values.view(self.codes.shape)
 
     def scaled(self, factor: float) -> Grouped:
         """The same part times `factor`; its scales and minimums become float32."""
         scales, minimums = self.scales.to(torch.float32), self.minimums.to(torch.float32)
         return replace(self, scales=scales * factor, minimums=minimums * factor)
-
-    def _spread(self, numbers: Tensor) -> Tensor:
-        """Those of the groups as those of the values."""
-        if len(numbers) == 1:
-            return numbers.to(torch.float32)
-        return numbers.to(torch.float32).repeat_interleave(self.group)[: self.codes.numel()]
 
 
 def stage(values: Tensor, step: float, offset: float) -> Stage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -134,15 +134,14 @@ class SharedSpool:
     def __exit__(self, *_: object) -> None:
         self.sections.close()
 
-    def put(
-        self, number: int, vectors: Iterable[Coded], basis: tuple[int, float] | None = None
-    ) -> None:
-        """Takes the vectors of the next parameter; with the rank of the basis that they are, and
-        the share of the energy that it keeps."""
-        for coded in vectors:
-            assert coded.entry is not None
-            self.entries.append(coded.entry)
-            self.sections.write(coded.section)
+    def put(self, coded: Coded) -> None:
+        """Takes the next vector."""
+        assert coded.entry is not None
+        self.entries.append(coded.entry)
+        self.sections.write(coded.section)
+
+    def describe(self, number: int, basis: tuple[int, float] | None) -> None:
+        """Notes the rank of a parameter's basis and the share of the energy that it keeps."""
         if basis is not None:
             self.bases[number] = basis
 

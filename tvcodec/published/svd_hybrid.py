@@ -102,7 +102,8 @@ class SvdHybrid(Published):
             if not values.any():
                 return
             part = min_max(values, self.low_bits, self.group)
-            values = values - part.values()
+            decoded = part.values()
+            values = torch.sub(values, decoded, out=decoded)
             yield part
 
     def _signal(self, family: Family) -> Tensor | None:
@@ -145,7 +146,7 @@ class SvdHybrid(Published):
     ) -> None:
         wanted = _combined(family, column, mask)
         # coded vectors keep their strength, by which the step is the same for all
-        vector = self._stored(family, wanted if self.basis == "coded" else wanted / sigma, mask)
+        vector = self._stored(family, wanted if self.basis == "coded" else wanted.div_(sigma), mask)
         if vector is not None and (energy := squared_norm(vector)):
             for task, left in enumerate(family.left):
                 family.take(task, vector, inner(vector, left) / energy, self.fp16)

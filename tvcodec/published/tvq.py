@@ -69,7 +69,7 @@ class Rtvq(Published):
         decoded = family.share(mean, Sum((codes,)))
         for task in range(len(family.tasks)):
             family.take(task, decoded, 1.0)
-        return None if self.error_correction else decoded.sub_(mean)
+        return None if self.error_correction else mean.neg_()  # which is what was missing of it
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:
         if not family.is_matrix:
