@@ -1,8 +1,10 @@
 """What tests of the coding chain share: small models, strategies, reading back through a file."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +139,17 @@ def coded(tmp_path: Path) -> Coder:
         return Coded(path, summary, restored, task_vectors)
 
     return run
+
+
+def second_reader() -> Any:
+    """spec/reader.py, which shares no code with the first."""
+    path = Path(__file__).parent.parent / "spec" / "reader.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # The format by hand: what spec/tvq.md says of streams, in numpy and Python's integers.

@@ -26,16 +26,23 @@ IMPORTS = {
     "durable": "errors",
     "container": "durable errors source",
     "index": "container errors",
-    "archive": "container errors index source",
+    "similarity": "",
+    "archive": "container errors index similarity source",
+    "assembly": "archive container errors index similarity",
+    "locking": "errors",
+    "editing": "archive assembly container errors locking",
+    "salvaging": "archive assembly container errors index source",
     # numbers, which know no bytes
     "quantize": "dense",
     "dense": "",
     "lowrank": "quantize",
     "rotated": "quantize",
+    "sketch": "rotated",
     "basis": "",
     "merge": "errors",
     # numpy arrays <-> bytes
     "entropy": "errors",
+    "content": "archive entropy errors index",
     # where maths meets bytes: one parameter
     "codec": "basis dense entropy errors index lowrank quantize rotated",
     "parts": "basis codec dense index",
@@ -52,25 +59,29 @@ IMPORTS = {
     "published": "auto codec dense errors family lowrank merge quantize",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
-    "spool": "codec container entropy index parameter survey",
+    "spool": "codec container entropy index parameter similarity sketch survey",
     "sharing": "auto family index parameter recipes",
     "joint": "dense family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
-    " spool survey",
+    " similarity spool survey",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
     "decoder": "archive base_model checkpoint dense errors fine_tune merge model parts stored_task",
     "remeasure": "checkpoint decoder dense index model survey",
+    "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
+    " errors locking published rate recipes similarity sketch survey",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ archive checkpoint container decoder encoder errors index merge published rate"
-    " recipes remeasure",
+    "cli": "__init__ adding archive checkpoint container content decoder editing encoder errors"
+    " index merge published rate recipes remeasure salvaging",
 }
-BYTES = {"source", "durable", "container", "index", "archive"}
-MATHS = {"quantize", "dense", "lowrank", "rotated", "basis", "merge"}
-LIGHT = {*BYTES, "errors", "entropy", "__init__"}  # import no torch, nor what does
+BYTES = {"source", "durable", "container", "index", "archive"} | {
+    *("similarity", "assembly", "locking", "editing", "salvaging"),
+}
+MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
+LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
 
 HOMES = {
     "zstandard": {"entropy"},
@@ -97,8 +108,11 @@ PUBLIC = [
     "TvqError",
     "UnknownTaskError",
     "UnsupportedError",
+    "add",
     "encode",
     "open",
+    "remove",
+    "salvage",
 ]
 
 

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +22,12 @@ import tvcodec
 from tvcodec.cli import main
 
 ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "tools" / "sample"
 BASE = torch.Generator().manual_seed(0)
-INFO_KEYS = ["path", "bytes", "root", "base_model", "tasks", "bytes_by_kind", "similarity"]
+INFO_KEYS = [
+    *("path", "bytes", "root", "base_model", "tasks", "bytes_by_kind"),
+    *("similarity", "similarity_deviation"),
+]
 
 
 def base_state():
@@ -319,6 +325,14 @@ def test_decode_in_shards(here):
     assert len(set(index["weight_map"].values())) > 1
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".tvq"])
+def test_no_directory_is_called_like_a_file_of_another_format(here, suffix):
+    for words in (DECODE, MERGE):
+        message, hint = complaint(*words[:-1], f"new{suffix}")
+        assert message.startswith(f"Error: new{suffix}: expected a name that ends in .safetensors")
+        assert hint == "hint: write .safetensors and convert it"
+
+
 def test_decode_of_a_part(here):
     succeeds(*DECODE, "--parameters", "layer.*.weight")
     assert list(load_file("new.safetensors")) == ["layer.0.weight", "layer.1.weight"]
@@ -422,7 +436,13 @@ def test_merge_refuses_weights_it_does_not_understand(here):
     assert "expected TASK=NUMBER, got 'cars=x'" in complaint(*MERGE, "--weights", "cars=x")[0]
     assert "task 'cars' is given twice" in complaint(*MERGE, "--weights", "cars=1,cars=2")[0]
     assert "no task 'boats'" in complaint(*MERGE, "--tasks", "cars,boats")[0]
-    assert "perf.json: no such file" in complaint(*MERGE, "--weights", "perf.json")[0]
+    message, hint = complaint(*MERGE, "--weights", "perf.json")
+    assert message == "Error: weights: perf.json: no such file"
+    assert hint.startswith("hint: expected uniform, TASK=NUMBER")
+    for number in ("1e300", "-1e7"):
+        expected = f"expected a number in -1e+06..1e+06, got {float(number)}"
+        assert expected in complaint(*MERGE, "--weights", f"cars={number}")[0]
+        assert expected in complaint(*MERGE, "--scaling", number)[0]
     assert "expected a finite number, got inf" in usage_error(*MERGE, "--scaling", "inf")
 
 
@@ -545,13 +565,19 @@ def test_no_file_commands_the_terminal(here):
 
 def test_verify_checks_every_byte(here):
     result = succeeds("verify", "bank.tvq")
-    assert result.stdout.startswith("bank.tvq: 2 tasks, ")
-    assert result.stdout.endswith(": all checksums hold\n")
+    first, root, content = result.stdout.splitlines()
+    assert first.startswith("bank.tvq: 2 tasks, ")
+    assert first.endswith(": all checksums hold")
+    value = json.loads(succeeds("verify", "bank.tvq", "--json").stdout)
+    assert list(value) == ["path", "root", "content", "tasks", "against"]
+    assert (root, content) == (f"root     {value['root']}", f"content  {value['content']}")
+    assert value["root"] == json.loads(succeeds("info", "bank.tvq", "--json").stdout)["root"]
+    assert len(value["content"]) == 64
     damaged = bytearray(Path("bank.tvq").read_bytes())
     damaged[80] ^= 1
     Path("damaged.tvq").write_bytes(damaged)
     message, hint = complaint("verify", "damaged.tvq")
-    assert message == "Error: damaged.tvq: task 'cars': checksum mismatch"
+    assert message == "Error: damaged.tvq: task 'cars', small parameters: checksum mismatch"
     assert "damaged" in hint
 
 
@@ -563,7 +589,6 @@ def test_verify_measures_errors_again(here, quality):
     words = ("verify", "new.tvq", "--base-model", "base.safetensors", "--json")
     against = ("--against", "cars=cars.safetensors", "--against", "odd=odd.safetensors")
     value = json.loads(succeeds(*words, *against).stdout)
-    assert list(value) == ["path", "root", "tasks", "against"]
     for task in value["against"]:
         assert list(task) == ["task", "recorded", "measured", "differences"]
         assert task["measured"] == pytest.approx(task["recorded"], rel=1e-3)
@@ -588,6 +613,138 @@ def test_verify_refuses_wrong_usage(here):
     assert "not the base model of bank.tvq" in complaint(*wrong, "cars=cars.safetensors")[0]
 
 
+# help
+
+
+@pytest.mark.parametrize("command", ["", *main.commands])
+def test_the_examples_of_help_work(models, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "cars", "better-cars", "pets"):
+        Path(name).mkdir()
+        state = models / ("base.safetensors" if name == "base" else "cars.safetensors")
+        Path(name, "model.safetensors").symlink_to(state)
+    Path("dtd.safetensors").symlink_to(models / "dtd.safetensors")
+    Path("perf.json").write_text('{"cars": 0.9, "dtd": 0.4, "style": 0.5}')
+    tunes = {"cars": "cars", "dtd": "dtd.safetensors", "style": "cars"}
+    tvcodec.encode("base", tunes, "damaged.tvq")
+    text = succeeds(*command.split(), "--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    lines = text.replace("\\\n", "").splitlines()
+    examples = [line.split()[1:] for line in lines if line.startswith("    tvcodec ")]
+    assert examples
+    for words in examples:
+        shutil.copy("damaged.tvq", "bank.tvq")
+        succeeds(*words, *["--force"] * (words[0] == "encode"))
+
+
+# add, remove, salvage
+
+
+def own_copy(name="own.tvq"):
+    """A copy of the bank, to change."""
+    Path(name).write_bytes(Path("bank.tvq").read_bytes())
+    return name
+
+
+def test_add_puts_a_task_among_the_others(here):
+    own = own_copy()
+    result = succeeds("add", own, "base.safetensors", "pets=cars.safetensors")
+    header, _, pets = result.stdout.splitlines()
+    assert header.split("  ")[0] == "task"
+    assert pets.split()[0] == "pets"
+    assert f"\nwrote {own}: " in "\n" + result.stderr
+    assert ", 1 new task\n" in result.stderr
+    names = ("cars=cars.safetensors", "dtd=dtd.safetensors", "pets=cars.safetensors")
+    succeeds("encode", "base.safetensors", *names, "-o", "all.tvq")
+    assert Path(own).read_bytes() == Path("all.tvq").read_bytes()
+    value = json.loads(succeeds("info", own, "--json").stdout)
+    assert value["similarity"][2] == pytest.approx([1, value["similarity"][1][0], 1], abs=1e-6)
+
+
+@pytest.mark.parametrize("quality", [("--exact",), ("--step", "2", "--metric", "function")])
+def test_add_takes_what_encode_takes(here, quality):
+    succeeds("encode", "base.safetensors", "cars=cars.safetensors", "-o", "own.tvq", *quality)
+    words = ("dtd=dtd.safetensors", "--jobs", "2", "--json", *quality)
+    value = json.loads(succeeds("add", "own.tvq", "base.safetensors", *words).stdout)
+    assert list(value) == ["path", "bytes", "root", "tasks"]
+    assert [task["name"] for task in value["tasks"]] == ["dtd"]
+    succeeds(*ENCODE, "dtd=dtd.safetensors", *quality)
+    assert Path("own.tvq").read_bytes() == Path("new.tvq").read_bytes()
+
+
+def test_add_offers_every_option_of_encode(here):
+    options = [line.split() for line in succeeds("encode", "--help").stdout.splitlines()]
+    shown = succeeds("add", "--help").stdout
+    for words in options:
+        if words and words[0].startswith("--") and words[0] != "--masks":  # for shared vectors
+            assert words[0] in shown, words[0]
+    assert "exclude each other" in usage_error(
+        "add", "bank.tvq", "base.safetensors", "a=cars.safetensors", "--exact", "--step", "1"
+    )
+
+
+def test_add_refuses_what_does_not_fit(here):
+    own = own_copy()
+    message, hint = complaint("add", own, "base.safetensors", "cars=dtd.safetensors")
+    assert message == f"Error: {own}: has a task 'cars'"
+    assert hint == "hint: --replace replaces it"
+    message, hint = complaint("add", own, "dtd.safetensors", "pets=cars.safetensors")
+    assert f"dtd.safetensors: not the base model of {own}: 5 of 5 parameters differ: " in message
+    assert "use the base model" in hint
+    words = ("add", own, "base.safetensors", "pets=cars.safetensors", "-o", own_copy("new.tvq"))
+    assert complaint(*words)[0] == "Error: new.tvq: exists already"
+    assert "twice" in usage_error(
+        "add", own, "base.safetensors", "a=cars.safetensors", "a=dtd.safetensors"
+    )
+    assert Path(own).read_bytes() == Path("bank.tvq").read_bytes()
+    succeeds("add", own, "base.safetensors", "cars=dtd.safetensors", "--replace")
+    index = json.loads(succeeds("info", own, "--json").stdout)["tasks"]
+    assert [task["task"] for task in index] == ["cars", "dtd"]
+    assert index[0]["norm"] == index[1]["norm"]
+
+
+def test_remove_takes_tasks_out(here):
+    own = own_copy()
+    result = succeeds("remove", own, "cars")
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"wrote {own}: ")
+    assert result.stderr.endswith(", 1 task\n")
+    succeeds("encode", "base.safetensors", "dtd=dtd.safetensors", "-o", "rest.tvq")
+    assert Path(own).read_bytes() == Path("rest.tvq").read_bytes()
+    value = json.loads(succeeds("remove", "bank.tvq", "dtd", "-o", "new.tvq", "--json").stdout)
+    assert list(value) == ["path", "bytes", "root", "tasks", "common_bytes"]
+    assert (value["path"], value["tasks"]) == ("new.tvq", ["cars"])
+    assert "no task 'dtd'" in complaint("remove", "new.tvq", "dtd")[0]
+    message, hint = complaint("remove", "new.tvq", "cars")
+    assert message == "Error: new.tvq: expected a task to be left, got none"
+    assert hint == "hint: a file holds one task or more: delete it instead"
+
+
+def test_salvage_says_what_was_lost(here):
+    damaged = bytearray(Path("bank.tvq").read_bytes())
+    damaged[80] ^= 1
+    Path("damaged.tvq").write_bytes(damaged)
+    result = run("salvage", "damaged.tvq", "-o", "new.tvq")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    lost, wrote = result.stderr.splitlines()
+    assert lost == "lost: cars: task 'cars', small parameters: checksum mismatch"
+    assert wrote.startswith("wrote new.tvq: ")
+    assert wrote.endswith(", 1 task")
+    succeeds("verify", "new.tvq")
+    result = run("salvage", "damaged.tvq", "-o", "new.tvq", "--force", "--json")
+    assert result.exit_code == 3
+    value = json.loads(result.stdout)
+    assert list(value) == ["written", "lost", "notes"]
+    assert (value["written"]["tasks"], list(value["lost"])) == (["dtd"], ["cars"])
+    Path("cut.tvq").write_bytes(damaged[:-1000])
+    message, hint = complaint("salvage", "cut.tvq", "-o", "none.tvq")
+    assert message.startswith("Error: cut.tvq: its root index is damaged or missing")
+    assert "fetch the file again" in hint
+    assert succeeds("salvage", "bank.tvq", "-o", "same.tvq").stderr.endswith(", 2 tasks\n")
+    assert Path("same.tvq").read_bytes() == Path("bank.tvq").read_bytes()
+
+
 # real processes
 
 
@@ -602,7 +759,8 @@ def test_what_needs_no_torch_does_not_import_it(here):
         "import sys\nfrom tvcodec.cli import main\n"
         "for words in (['info', 'bank.tvq'], ['info', 'bank.tvq', '--parameters', '--json'],"
         " ['verify', 'bank.tvq'], ['--help'], ['encode', '--help'], ['merge', '--help'],"
-        " ['decode', '--help']):\n"
+        " ['decode', '--help'], ['add', '--help'], ['remove', 'bank.tvq', 'cars', '-o', 'r.tvq'],"
+        " ['salvage', 'bank.tvq', '-o', 's.tvq']):\n"
         "    try:\n        main(words, prog_name='tvcodec')\n"
         "    except SystemExit as end:\n        assert not end.code, end.code\n"
         "    assert 'torch' not in sys.modules, words\n"
@@ -639,6 +797,45 @@ def test_an_interrupt_from_the_keyboard(here):
     result = process("-c", code, *ENCODE)
     assert result.returncode == 130 != -signal.SIGINT
     assert result.stderr == "Error: interrupted, nothing was written\n"
+    assert sorted(os.listdir()) == before
+
+
+def test_an_interrupt_in_the_middle_of_an_encode(here):
+    """Of the real models of the sample, once its output is under way."""
+    with tvcodec.open(SAMPLE / "fine-tunes.tvq") as sample:
+        for task in ("mnist", "style"):
+            sample.decode(task, SAMPLE / "base.safetensors").save(f"{task}.safetensors")
+    Path("new.tvq").write_text("precious")
+    before = sorted(os.listdir())
+    words = ["mnist=mnist.safetensors", "style=style.safetensors", "-o", "new.tvq", "--force"]
+    command = [sys.executable, "-m", "tvcodec", "encode", SAMPLE / "base.safetensors", *words]
+    running = subprocess.Popen(
+        [*command, "--max-error", "0.01"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while running.poll() is None and sorted(os.listdir()) == before:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate()
+    assert (stdout, stderr) == ("", "Error: interrupted, nothing was written\n")
+    assert running.returncode == 130
+    assert sorted(os.listdir()) == before
+    assert Path("new.tvq").read_text() == "precious"
+
+
+@pytest.mark.parametrize("words", [ENCODE, DECODE, (*DECODE[:-1], "new"), MERGE])
+def test_a_full_disk_is_named_and_leaves_nothing(here, words):
+    """A limit on the size of files stands for it: the same calls fail."""
+    before = sorted(os.listdir())
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # noqa: E731
+    result = process("-m", "tvcodec", *words, preexec_fn=limit)
+    assert (result.returncode, result.stdout) == (1, "")
+    file = "new/model.safetensors" if words[-1] == "new" else words[-1]
+    assert result.stderr == f"Error: {file}: file too large\n"
     assert sorted(os.listdir()) == before
 
 

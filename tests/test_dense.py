@@ -1,4 +1,4 @@
-"""Bit-exact differences restore every bit pattern there is."""
+"""Bit-exact differences restore every bit pattern there is; squares of every float are summed."""
 
 import struct
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, index
+from tvcodec import codec, dense, index
 from tvcodec.dense import Exact, Values, exact_difference, exact_restore
 
 each_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -95,3 +95,21 @@ def test_values_times_a_weight_lose_nothing_to_half_precision() -> None:
     scaled = Values(values).scaled(0.05).values.double()
     torch.testing.assert_close(scaled, values.double() * 0.05, rtol=1e-6, atol=0)
     assert torch.isfinite(Values(values).scaled(4.0).values).all()
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-30, 1.0, 1e30, 3e38])
+def test_squares_of_all_floats_are_summed(scale: float) -> None:
+    values = torch.full((3, 5), scale)
+    wanted = 15 * float(values[0, 0]) ** 2
+    assert dense.squared_norm(values) == pytest.approx(wanted, rel=1e-12, abs=0)
+    assert dense.inner_product(values, -values) == pytest.approx(-wanted, rel=1e-12, abs=0)
+    unit = dense.unit(float(values[0, 0]))
+    divided = dense.divided(values, unit)
+    assert 1 <= float(divided.min()) <= float(divided.max()) < 2
+    assert torch.equal(divided.double() * unit, values.double())
+
+
+def test_squares_are_summed_over_more_than_a_piece() -> None:
+    values = torch.ones(dense.PIECE + 7)
+    assert dense.squared_norm(values) == dense.PIECE + 7
+    assert dense.inner_product(values, 2 * values) == 2 * (dense.PIECE + 7)

@@ -72,7 +72,7 @@ def test_parameters_add_up_to_the_file_but_for_what_is_of_no_parameter(
     )
     with tvcodec.open(path) as bank:
         kinds = bank.archive.bytes_by_kind()
-    other = kinds["root index"] + kinds["similarity"] + 136 + 5 * 400  # empty indexes, recipes
+    other = kinds["root index"] + kinds["similarity"] + 136 + 5 * 800  # empty indexes, recipes
     assert path.stat().st_size - other < total < path.stat().st_size
 
 

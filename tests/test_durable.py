@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tvcodec.container import Container, Writer
-from tvcodec.durable import durable_directory, durable_file
+from tvcodec.durable import durable_directory, durable_file, scratch_directory
 from tvcodec.errors import TvqError
 
 ROOT = b"the root index"
@@ -300,3 +300,38 @@ def test_stale_directories_are_removed(tmp_path):
     with durable_directory(tmp_path / "restored"):
         pass
     assert os.listdir(tmp_path) == ["restored"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_replaced_file_keeps_its_mode(path, mode):
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    write(path, force=True)
+    assert path.stat().st_mode & 0o777 == mode
+    assert Container(path).root == ROOT
+
+
+def test_scratch_directory(path):
+    with scratch_directory(path) as scratch:
+        assert scratch.parent == path.parent
+        (scratch / "new.tvq").write_bytes(b"draft")
+        os.utime(scratch, (0, 0))
+        write(path)  # cleans up, but not what is in use
+        assert (scratch / "new.tvq").exists()
+    assert os.listdir(path.parent) == ["bank.tvq"]
+
+    def fail():
+        with scratch_directory(path):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert os.listdir(path.parent) == ["bank.tvq"]
+    left = path.with_name(".bank.tvq-01234567.tmp")  # by a process that was killed
+    left.mkdir()
+    (left / "new.tvq").write_bytes(b"draft")
+    os.utime(left, (0, 0))
+    with scratch_directory(path):
+        assert not left.exists()
+    with pytest.raises(FileNotFoundError, match="none"), scratch_directory(path.parent / "none/x"):
+        pass

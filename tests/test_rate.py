@@ -7,6 +7,7 @@ import torch
 from conftest import Coder, normal, relative_error
 
 import tvcodec
+from tvcodec import rate
 from tvcodec.errors import TvqError
 from tvcodec.rate import Goal, Measured, find_step
 
@@ -43,7 +44,7 @@ def test_a_goal_that_any_step_reaches_takes_the_end() -> None:
 
 @pytest.mark.parametrize("goal", [Goal(size=100), Goal(size=0), Goal(max_error=1e-6)])
 def test_a_goal_out_of_reach_is_refused(goal: Goal) -> None:
-    with pytest.raises(TvqError, match="found none") as caught:
+    with pytest.raises(TvqError, match=r"expected a step that reaches .* per task, got ") as caught:
         find_step(goal, smooth)
     assert caught.value.hint
 
@@ -79,6 +80,41 @@ def test_size_per_task(coded: Coder, size: int) -> None:
             assert group.sections_length + group.index_length <= task.bytes
 
 
+def test_a_size_counts_all_that_a_task_takes(coded: Coder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of its own, extra vocabulary rows, tied weights, another dtype, a buffer, a gap."""
+    embed = normal(8, 80, 40)
+    base = {
+        **BASE,
+        "embed": embed,
+        "output": embed,
+        "half": normal(9, 90),
+        "count": torch.tensor(1),
+        "gone": normal(10, 4),
+    }
+    rows = torch.cat([embed + normal(11, 80, 40, scale=0.1), normal(12, 5, 40)])
+    tune = {
+        **TUNES["strong"],
+        "embed": rows,
+        "output": rows.clone(),
+        "half": base["half"].half(),
+        "count": torch.tensor(5),
+        "head": normal(13, 30, 60),
+    }
+    sizes = []
+    search = rate.find_step
+
+    def watched(goal: Goal, measure: Callable[[float], Measured]) -> float:
+        step = search(goal, measure)
+        sizes.append(measure(step).size)
+        return step
+
+    monkeypatch.setattr(rate, "find_step", watched)
+    for size in (20_000, 30_000):
+        (task,) = coded(base, {"a": tune}, MSE, Goal(size=size)).summary.tasks
+        assert sizes.pop() == task.bytes
+        assert 0.95 * size <= task.bytes <= size
+
+
 @pytest.mark.parametrize("quality", ["small", "balanced", "high"])
 @pytest.mark.parametrize("error", [0.5, 0.05])
 def test_error_per_task_never_pooled(coded: Coder, quality: str, error: float) -> None:
@@ -100,8 +136,22 @@ def test_small_errors_are_within_reach(coded: Coder, quality: str) -> None:
 
 
 def test_a_size_below_the_index_is_refused_and_nothing_written(coded: Coder) -> None:
-    with pytest.raises(TvqError, match="expected a step that reaches 10 bytes per task"):
+    message = r"task 'strong': expected a step that reaches 10 bytes per task, got \d+ bytes"
+    with pytest.raises(TvqError, match=message):
         coded(BASE, TUNES, MSE, Goal(size=10), name="never.tvq")
+
+
+def test_a_goal_beside_an_exact_recipe_is_refused(coded: Coder) -> None:
+    with pytest.raises(ValueError, match="expected a goal or an exact recipe, got both"):
+        coded(BASE, TUNES, tvcodec.EXACT, Goal(size=10_000))
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"bits": 1, "size": 9}, {"max_error": float("nan")}, {"bits": -1}]
+)
+def test_a_goal_is_one_number(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected one of bits, size and max_error"):
+        Goal(**fields)  # type: ignore[arg-type]
 
 
 def test_tasks_get_steps_of_their_own(coded: Coder) -> None:

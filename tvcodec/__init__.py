@@ -15,18 +15,23 @@ from tvcodec.errors import (
 )
 
 if TYPE_CHECKING:
+    from tvcodec.adding import add
     from tvcodec.decoder import Bank
     from tvcodec.decoder import Bank as open
+    from tvcodec.editing import remove
     from tvcodec.encoder import Summary, encode
     from tvcodec.model import Model
     from tvcodec.rate import Goal
     from tvcodec.recipes import EXACT, QUALITIES, Recipe
+    from tvcodec.salvaging import salvage
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "add": ("adding", "add"),
     "Bank": ("decoder", "Bank"),
     "open": ("decoder", "Bank"),
+    "remove": ("editing", "remove"),
     "Summary": ("encoder", "Summary"),
     "encode": ("encoder", "encode"),
     "Model": ("model", "Model"),
@@ -34,6 +39,7 @@ _HOMES = {
     "EXACT": ("recipes", "EXACT"),
     "QUALITIES": ("recipes", "QUALITIES"),
     "Recipe": ("recipes", "Recipe"),
+    "salvage": ("salvaging", "salvage"),
 }
 
 __all__ = [
@@ -50,8 +56,11 @@ __all__ = [
     "TvqError",
     "UnknownTaskError",
     "UnsupportedError",
+    "add",
     "encode",
     "open",
+    "remove",
+    "salvage",
 ]
 
 

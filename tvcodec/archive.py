@@ -27,6 +27,7 @@ from tvcodec.index import (
     unpack_shared,
     unpack_task,
 )
+from tvcodec.similarity import deviation, from_metadata
 from tvcodec.source import Source
 
 
@@ -119,7 +120,7 @@ class Archive:
     def read(self, task: str | None, section: Section, offset: int) -> bytes:
         """The bytes of a section of a task."""
         if self._pinned and task not in self._verified:
-            self._verify_group(task)
+            self._verify_digest(task)
         what = f"{called(task)}, {self.describe(section)}"
         return self.container.read(offset, section.length, section.crc, what)
 
@@ -139,12 +140,22 @@ class Archive:
     def verify(self) -> None:
         """FormatError unless every checksum in the file holds."""
         for task in self.groups:
-            self._verify_group(task)
-            for section, offset in self.sections(task):
-                self.read(task, section, offset)
+            self.verify_group(task)
         self.gram()
 
-    def _verify_group(self, task: str | None) -> None:
+    def verify_group(self, task: str | None) -> None:
+        """FormatError unless every checksum of a task holds."""
+        for section, offset in self.sections(task):
+            self.read(task, section, offset)
+        self._verify_digest(task)
+
+    def raw_group(self, task: str | None) -> Iterator[bytes]:
+        """All bytes of a task, as they lie in the file; FormatError before the first of them where
+        their SHA-256 is not what its index says."""
+        self._verify_digest(task)
+        yield from self.container.pieces(self._starts[task], self.group(task).length, called(task))
+
+    def _verify_digest(self, task: str | None) -> None:
         """FormatError unless the sections of a group have the SHA-256 that its index says."""
         length, digest = self.group(task).sections_length, self.index(task).digest
         self.container.verify(self._starts[task], length, digest, called(task))
@@ -165,6 +176,11 @@ class Archive:
             [value * scale * other for value, other in zip(row, scales, strict=False)]
             for row, scale in zip(lower, scales, strict=True)
         ]
+
+    def similarity_deviation(self) -> float | None:
+        """Standard deviation of cosines near 0, where they are estimated from sketches."""
+        sketch = from_metadata(self.index(self.tasks[0]).metadata) if self.tasks else None
+        return deviation(sketch) if sketch else None
 
     def _gram_triangle(self) -> list[list[float]]:
         root = self.root

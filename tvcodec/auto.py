@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tvcodec import codec, dense, entropy, lowrank, quantize, rotated
+from tvcodec.dense import squared_norm
 from tvcodec.index import Extent
 
 # A network forgives white noise in a weight matrix according to its size beside the weights
@@ -25,6 +26,7 @@ NOISE_CAP = 0.2  # noise beside the base model's norm that no choice may pass
 NOISE_FLOOR = 1 / 1000  # what noise costs at least, however small it is beside the weights
 FRONT_PRUNING = 4.0
 RUNS_LOG2 = range(3, 11)
+LEAST_BITS = 8  # of anything
 RECORD = 24  # bytes that one more part takes in an index
 PRUNING = (1.5, 4.0, 60.0)  # from "any gain" to "stands out of noise"
 SPECTRUM_SIDE = 8192  # no eigenproblem above this
@@ -44,6 +46,11 @@ class Target:
     gain: float = 0.0
     factor_step: float | None = None
     rms: float = 0.0
+
+    def divided(self, by: float) -> Target:
+        """The same for a matrix in units of `by`."""
+        factor_step = self.factor_step / by if self.factor_step else None
+        return replace(self, step=self.step / by, factor_step=factor_step, rms=self.rms / by)
 
 
 class Choice(NamedTuple):
@@ -77,8 +84,26 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
     `base_norm` is the norm of the base model's weights in the same place.
     """
     judge = _Judge(matrix, base_norm, target)
-    if not judge.energy:
+    if judge.slope * judge.energy < LEAST_BITS:
         return NOTHING
+    unit = dense.unit(math.sqrt(judge.energy / matrix.numel()))
+    if unit != 1.0:
+        matrix, target = dense.divided(matrix, unit), target.divided(unit)
+        judge = _Judge(matrix, base_norm / unit, target)
+    contents = _cheapest(matrix, judge, target, seed)
+    if not contents:
+        return NOTHING
+    contents = tuple(codec.scaled(content, unit) for content in contents)
+    stored = tuple(codec.store(content, entropy.THOROUGH) for content in contents)
+    rows, columns = matrix.shape
+    values = codec.expand(contents, Extent(rows, columns, matrix.numel()), seed)
+    return Choice(contents, stored, values)
+
+
+def _cheapest(
+    matrix: Tensor, judge: _Judge, target: Target, seed: int
+) -> tuple[codec.Content, ...]:
+    """The parts of least cost; none where nothing is worth its bits."""
     best, least = NOTHING, judge.slope * judge.energy
     for candidate in _candidates(matrix, judge, target, seed):
         contents = judge.corrected(candidate)
@@ -86,15 +111,7 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
         cost = judge.cost(choice.bits, candidate)
         if cost < least:
             best, least = choice, cost
-    if best.bits > 16 * matrix.numel():
-        plain = _two_bytes_each(matrix)
-        best = Choice((plain,), (codec.store(plain),), None)
-    if not best.contents:
-        return best
-    stored = tuple(codec.store(content, entropy.THOROUGH) for content in best.contents)
-    rows, columns = matrix.shape
-    values = codec.expand(best.contents, Extent(rows, columns, matrix.numel()), seed)
-    return Choice(best.contents, stored, values)
+    return (_two_bytes_each(matrix),) if best.bits > 16 * matrix.numel() else best.contents
 
 
 def _two_bytes_each(matrix: Tensor) -> dense.Values | quantize.Stage:
@@ -114,10 +131,12 @@ class _Judge:
         self.exponent = target.gain
         self.step = target.step
         self.slope = 6 / math.log(2) / self.step**2
+        ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
         if target.metric == "function" and target.rms and self.energy:
             # what a parameter does to the function grows less than its energy: measured, the root
             self.slope *= target.rms * math.sqrt(matrix.numel() / self.energy)
-        ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
+            # and a task vector that is large beside the weights bears less of the same error
+            self.slope *= (1 + min(ratio, 1.0)) ** 1.5
         self.noise_weight = 1.0
         self.noise_cap = math.inf
         if target.metric == "function" and ratio:
@@ -142,12 +161,6 @@ class _Judge:
         if candidate.white or not self.exponent or candidate.along <= 0:
             return 1.0
         return float(candidate.along**-self.exponent)
-
-
-def squared_norm(values: Tensor) -> float:
-    """Of float32 values of any shape."""
-    flat = values.reshape(-1)
-    return float(torch.dot(flat, flat))
 
 
 def _candidates(matrix: Tensor, judge: _Judge, target: Target, seed: int) -> Iterator[_Candidate]:

@@ -39,6 +39,19 @@ class BaseModel:
             self._checked.add(number)
         return tensor
 
+    def check(self) -> None:
+        """BaseModelMismatch unless the checkpoint is the whole base model and nothing else."""
+        parameters = self.archive.root.base_model
+        known = {parameter.name for parameter in parameters}
+        if more := [name for name in self.checkpoint.names if name not in known]:
+            raise BaseModelMismatch(
+                f"{self.checkpoint.label}: not the base model of {self.archive.path}: it has a"
+                f" parameter {more[0]!r} more",
+                hint="use the base model that the file was encoded with",
+            )
+        for number in range(len(parameters)):
+            self.tensor(number)
+
     def _same(self, number: int, tensor: Tensor) -> bool:
         parameter = self.archive.root.base_model[number]
         name, dtype = parameter.name, self.checkpoint.dtype(parameter.name)

@@ -16,11 +16,11 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
-from tvcodec.errors import FormatError, UnsupportedError
+from tvcodec.errors import FormatError, UnsupportedError, naming
 from tvcodec.source import FileSource, Source
 
 MAGIC = b"\x89TVQ\r\n\x1a\n"
@@ -70,11 +70,11 @@ class Container:
         if self.size < PROLOGUE_SIZE + TRAILER_SIZE:
             raise self._damaged("file", f"expected 136 bytes or more, got {self.size}")
         end = self.size - TRAILER_SIZE
-        trailer = self._bytes(end, TRAILER_SIZE, "trailer")
-        offset, length, size, digest, crc, zero, magic = _TRAILER.unpack(trailer)
+        fields = self._bytes(end, TRAILER_SIZE, "trailer")
+        offset, length, size, digest, crc, zero, magic = _TRAILER.unpack(fields)
         if magic != END_MAGIC:
             raise self._damaged("trailer", "missing, the file is cut or was not finished")
-        if crc != zlib.crc32(trailer[:_TRAILER_CHECKED]) or zero:
+        if crc != zlib.crc32(fields[:_TRAILER_CHECKED]) or zero:
             raise self._damaged("trailer", "checksum mismatch")
         if size != self.size:
             raise self._damaged("file", f"expected {size} bytes, got {self.size}")
@@ -107,9 +107,8 @@ class Container:
 
     def verify(self, offset: int, length: int, sha256: bytes, what: str) -> None:
         """FormatError unless a group's sections, padding included, have that SHA-256."""
-        self._check_range(offset, length, what)
         digest = hashlib.sha256()
-        for piece in self._pieces(offset, length, what):
+        for piece in self.pieces(offset, length, what):
             digest.update(piece)
         if digest.digest() != sha256:
             raise self._damaged(what, "checksum mismatch")
@@ -140,7 +139,9 @@ class Container:
             raise self._damaged(what, "expected zeros behind it, got other bytes")
         return data[:length]
 
-    def _pieces(self, offset: int, length: int, what: str) -> Iterator[bytes]:
+    def pieces(self, offset: int, length: int, what: str) -> Iterator[bytes]:
+        """Sections as they lie in the file, padding included, unchecked, a few at a time."""
+        self._check_range(offset, length, what)
         for start in range(offset, offset + length, CHUNK):
             yield self._bytes(start, min(CHUNK, offset + length - start), what)
 
@@ -170,6 +171,15 @@ def check_prologue(prologue: bytes, where: str) -> None:
         raise UnsupportedError(f"{where}: needs unknown features {unknown:#x}", hint=hint)
     if any(reserved):
         raise FormatError(f"{where}: prologue: expected zeros, got other bytes")
+
+
+def trailer(offset: int, root: bytes, prologue: bytes = PROLOGUE) -> bytes:
+    """The trailer of a file whose root index `root` lies at `offset`."""
+    digest = hashlib.sha256(prologue + root).digest()
+    size = offset + aligned(len(root)) + TRAILER_SIZE
+    fields = _TRAILER.pack(offset, len(root), size, digest, 0, 0, END_MAGIC)
+    crc = zlib.crc32(fields[:_TRAILER_CHECKED])
+    return _TRAILER.pack(offset, len(root), size, digest, crc, 0, END_MAGIC)
 
 
 def _looks_like(start: bytes) -> str:
@@ -224,19 +234,21 @@ class Writer:
         self._write(data)
         return len(data), hashlib.sha256(data).digest()
 
+    def copy(self, pieces: Iterable[bytes]) -> None:
+        """Writes whole groups as they are, padding and index included."""
+        for piece in pieces:
+            self._draft.handle.write(piece)
+            self.offset += len(piece)
+
     def close(self, root: bytes) -> bytes:
         """Writes the root index and publishes the file; the digest that identifies its content.
         TvqError if, without `force`, a file has appeared at the path meanwhile."""
-        offset = self.offset
+        end = trailer(self.offset, root)
         self.put_index(root)
-        digest = hashlib.sha256(PROLOGUE + root).digest()
-        size = self.offset + TRAILER_SIZE
-        fields = _TRAILER.pack(offset, len(root), size, digest, 0, 0, END_MAGIC)
-        crc = zlib.crc32(fields[:_TRAILER_CHECKED])
-        self._write(_TRAILER.pack(offset, len(root), size, digest, crc, 0, END_MAGIC))
+        self._write(end)
         self._draft.publish()
         self._open = False
-        return digest
+        return hashlib.sha256(PROLOGUE + root).digest()
 
     def abort(self) -> None:
         """Removes what was written, unless it is published; leaves the old target as it was."""
@@ -247,8 +259,9 @@ class Writer:
     def _write(self, data: bytes) -> bytes:
         """Writes `data` and its padding, which it returns."""
         padding = bytes(aligned(len(data)) - len(data))
-        self._draft.handle.write(data)
-        self._draft.handle.write(padding)
+        with naming(self.path):
+            self._draft.handle.write(data)
+            self._draft.handle.write(padding)
         self.offset += len(data) + len(padding)
         return padding
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ class Bank:
             shapes,
             lambda name: self._tau([(1.0, stored)], self.archive.numbers[name], base),
             {"tvcodec.task_vector": task},
+            inputs=self._inputs(base),
         )
         return _matching(model, task, parameters)
 
@@ -76,7 +78,8 @@ class Bank:
         stored, base = self._task(task), self._base(base_model)
         fine_tune = FineTune(stored, self._basis(), base)
         metadata = {"tvcodec.task": task}
-        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory)
+        inputs = self._inputs(base)
+        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory, inputs)
         return _matching(model, task, parameters)
 
     def merge(
@@ -103,6 +106,7 @@ class Bank:
             given = merge_weights.parse(weights, chosen, temperature)
         else:
             given = merge_weights.checked(weights, chosen)
+        scaling = merge_weights.checked_scaling(scaling)
         base = self._base(base_model)
         given = dict(sorted(given.items()))
         weighted = [(scaling * weight, stored[task]) for task, weight in given.items() if weight]
@@ -120,22 +124,28 @@ class Bank:
             return dense.fine_tune(original, self._tau(weighted, number, base), original.dtype)
 
         shapes = {p.name: (p.dtype, p.dims) for p in self.archive.root.base_model}
-        return Model(shapes, compute, metadata, base.directory)
+        return Model(shapes, compute, metadata, base.directory, self._inputs(base))
 
     def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
         """Overwrites the parameters and buffers of a live module with those of a task, in place and
-        one at a time. CheckpointError unless the module has its names and shapes."""
-        decoded = self.decode(task, base_model)
-        live = dict(model.state_dict(keep_vars=True))
-        for name in decoded:
-            if name not in live:
-                raise CheckpointError(f"expected a module with {name!r}, got one without")
-            if tuple(live[name].shape) != decoded.shape(name):
-                found, wanted = list(live[name].shape), list(decoded.shape(name))
-                raise CheckpointError(f"{name!r}: expected shape {wanted}, got {found}")
+        one at a time. CheckpointError unless the module has its names and shapes, and memory apart
+        from the base model; BaseModelMismatch. Either leaves the module as it was."""
+        base = self._base(base_model)
+        fine_tune = FineTune(self._task(task), self._basis(), base)
+        shapes, live = fine_tune.shapes(), dict(model.state_dict(keep_vars=True))
+        _check_module(live, shapes, task)
+        if shared := base.checkpoint.shared_with(live.values()):
+            raise CheckpointError(
+                f"parameter {shared!r}: expected a base model apart from the module, got its own"
+                " memory, which the task overwrites",
+                hint="give the base model's file, or a copy: {name: tensor.clone() for name, ...}",
+            )
+        for name in shapes:
+            if name in self.archive.numbers:
+                base.tensor(self.archive.numbers[name])  # refused before anything is overwritten
         with torch.no_grad():
-            for name in decoded:
-                live[name].copy_(decoded[name])
+            for name in shapes:
+                live[name].copy_(fine_tune.tensor(name))
 
     def similarity(self) -> list[list[float]]:
         """Cosines between the task vectors, tasks in order, from what the file says of them."""
@@ -161,6 +171,11 @@ class Bank:
 
     def _base(self, source: CheckpointSource) -> BaseModel:
         return BaseModel(self.archive, open_checkpoint(source))
+
+    def _inputs(self, base: BaseModel | None) -> frozenset[Path]:
+        """What a model is made from, and must not be written over."""
+        paths = frozenset() if base is None else base.checkpoint.paths
+        return paths | {Path(self.archive.path)}
 
     def _basis(self) -> SharedBasis:
         if self._shared is None:
@@ -212,3 +227,17 @@ def _matching(model: Model, task: str, glob: str | None) -> Model:
             hint="tvcodec info --parameters lists them",
         )
     return model.subset(names)
+
+
+def _check_module(
+    live: Mapping[str, Tensor], shapes: Mapping[str, tuple[str, tuple[int, ...]]], task: str
+) -> None:
+    """CheckpointError unless a module's tensors have the names and shapes of a task."""
+    hint = "is this the architecture of the fine-tune?"
+    for name, (_, shape) in shapes.items():
+        where = f"task {task!r}: parameter {name!r}"
+        if name not in live:
+            raise CheckpointError(f"{where}: expected a module that has it, got one without", hint)
+        if tuple(live[name].shape) != shape:
+            found = list(live[name].shape)
+            raise CheckpointError(f"{where}: expected shape {list(shape)}, got {found}", hint)

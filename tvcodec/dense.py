@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 PIECE = 1 << 18  # values turned at a time
+SQUARES_FIT = 2.0**40  # root mean square whose squares, and those of 1 / it, float32 sums well
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -94,6 +96,35 @@ def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.dtype == torch.float64 and dtype != torch.float64:
         tensor = tensor.to(torch.float32)
     return tensor.to(dtype)
+
+
+def inner_product(one: Tensor, other: Tensor) -> float:
+    """Of two float32 tensors of one shape, in float64: its squares reach from the least to the
+    largest number of float32."""
+    total = 0.0
+    pieces = [torch.split(tensor.reshape(-1), PIECE) for tensor in (one, other)]
+    for a, b in zip(*pieces, strict=True):
+        wide = a.double()
+        total += float(torch.dot(wide, wide if one is other else b.double()))
+    return total
+
+
+def squared_norm(values: Tensor) -> float:
+    """`inner_product` of float32 values of any shape with themselves."""
+    return inner_product(values, values)
+
+
+def unit(rms: float) -> float:
+    """What to divide values of that root mean square by, so that float32 has room for their
+    squares: 1.0 almost always, else the power of two below."""
+    if not rms or 1 / SQUARES_FIT <= rms <= SQUARES_FIT:
+        return 1.0
+    return 2.0 ** math.floor(math.log2(rms))
+
+
+def divided(values: Tensor, by: float) -> Tensor:
+    """Float32 `values` in units of a power of two `by`, which may pass the range of float32."""
+    return values if by == 1.0 else values.double().div_(by).to(torch.float32)
 
 
 def _wide(*dtypes: torch.dtype) -> torch.dtype:

@@ -15,12 +15,13 @@ import secrets
 import shutil
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tvcodec.errors import TvqError
+from tvcodec.errors import TvqError, naming
 
 STALE_SECONDS = 3600
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tvq"}
@@ -29,7 +30,7 @@ MODEL_FILE = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|
 StrPath = str | os.PathLike[str]
 
 
-class Draft:
+class Draft(ABC):
     """A temporary beside `path` that becomes `path` by `publish` or vanishes by `discard`.
 
     Creating one raises TvqError where `path` may not be written: it exists and `force` is not set,
@@ -55,15 +56,17 @@ class Draft:
         if not self.force:
             raise TvqError(f"{self.path}: exists already", hint="--force overwrites it")
 
+    @abstractmethod
     def refuse_kind(self, mode: int) -> None:
-        if not stat.S_ISREG(mode):
-            raise TvqError(f"{self.path}: expected a file or nothing there, got {_kind(mode)}")
+        """TvqError if something of that `st_mode` must not be replaced, `force` or not."""
 
+    @abstractmethod
     def publish(self) -> None:
-        raise NotImplementedError
+        """Makes the draft the target, durably; on an error the old target stays."""
 
+    @abstractmethod
     def discard(self) -> None:
-        raise NotImplementedError
+        """Removes the draft, whatever state it is in."""
 
 
 class FileDraft(Draft):
@@ -71,15 +74,25 @@ class FileDraft(Draft):
 
     def __init__(self, path: StrPath, force: bool = False) -> None:
         super().__init__(path, force)
-        self.handle: BinaryIO = open(self.temporary, "xb")  # noqa: SIM115 - closed with the draft
+        with naming(self.path, self.temporary):
+            self.handle: BinaryIO = open(self.temporary, "xb")  # noqa: SIM115 - closed with the draft
         _lock(self.handle.fileno())
-        # What the kernel made of 0666 and the umask; reading the umask itself would have to set it.
-        self._mode = stat.S_IMODE(os.fstat(self.handle.fileno()).st_mode)
+        # That of what is replaced, or what the kernel made of 0666 and the umask; reading the umask
+        # itself would have to set it.
+        modelled = self.path if self.path.exists() else self.temporary
+        self._mode = stat.S_IMODE(os.stat(modelled).st_mode)
+
+    def refuse_kind(self, mode: int) -> None:
+        if not stat.S_ISREG(mode):
+            raise TvqError(
+                f"{self.path}: expected a file or nothing there, got {_kind(mode)}",
+                hint="choose another output",
+            )
 
     def publish(self) -> None:
-        """Makes the draft the target, durably; on an error the old target stays."""
         if not self.handle.closed:
-            self.handle.flush()
+            with naming(self.path):
+                self.handle.flush()
         # By name: a library told to write to `temporary` may have put a file of its own there.
         os.chmod(self.temporary, self._mode)
         _sync(self.temporary)
@@ -120,13 +133,17 @@ class DirectoryDraft(Draft):
     def __init__(self, path: StrPath, force: bool = False, marker: str = "*.safetensors") -> None:
         self._marker = marker
         super().__init__(path, force)
-        self.temporary.mkdir()
+        with naming(self.path, self.temporary):
+            self.temporary.mkdir()
         self._lock = os.open(self.temporary, os.O_RDONLY)
         _lock(self._lock)
 
     def refuse_kind(self, mode: int) -> None:
         if not stat.S_ISDIR(mode):
-            raise TvqError(f"{self.path}: expected a directory or nothing there, got {_kind(mode)}")
+            raise TvqError(
+                f"{self.path}: expected a directory or nothing there, got {_kind(mode)}",
+                hint="choose another output, or a name that ends in .safetensors",
+            )
         if self.force and any(self.path.iterdir()) and not any(self.path.glob(self._marker)):
             raise TvqError(
                 f"{self.path}: expected a directory with {self._marker}, got one without",
@@ -191,6 +208,23 @@ def durable_directory(path: StrPath, force: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch_directory(path: StrPath) -> Iterator[Path]:
+    """A directory beside `path` that is gone when the block ends. What a killed process leaves of
+    it is removed like a draft of `path`."""
+    path = Path(path)
+    _remove_stale(path)
+    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
+    scratch.mkdir()
+    descriptor = os.open(scratch, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(descriptor)
+
+
 def _is_foreign(entry: Path) -> bool:
     """Whether a model's directory would not hold this: other weights, or a folder with weights."""
     if entry.is_dir():
@@ -218,7 +252,8 @@ def _lock(descriptor: int) -> bool:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import os
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from tvcodec import joint, parameter, rate
-from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from tvcodec import joint, parameter, rate, similarity
+from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.errors import CheckpointError, TvqError
 from tvcodec.index import (
@@ -29,10 +27,9 @@ from tvcodec.index import (
 from tvcodec.masks import Masks
 from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
-from tvcodec.spool import SharedSpool, Spool
+from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
 
-FLOAT32_MAX = 3.4e38
 ALONE = 1 << 22  # values from which memory for one parameter at a time is all there should be
 
 
@@ -80,9 +77,12 @@ def encode(
     neither on the order of the tasks nor on `jobs`, the number of threads.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
-    finite, TvqError where `path` exists and `force` is not set, OSError, and ValueError for task
-    names, and for a goal or masks that the recipe has no use for.
+    finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
+    within its directory, OSError, and ValueError for task names, and for a goal or masks that the
+    recipe has no use for.
     """
+    if recipe is not None and recipe.exact and goal is not None:
+        raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
     if recipe is None:
         recipe = QUALITIES["balanced"] if goal is None else Recipe()
     elif isinstance(recipe, Recipe) and goal and goal.max_error is not None:
@@ -90,38 +90,46 @@ def encode(
     _check_use(recipe, goal, masks, fine_tunes)
     _check_names(fine_tunes)
     with ExitStack() as stack:
-        writer = stack.enter_context(Writer(path, force=force))
         base = stack.enter_context(open_checkpoint(base_model))
         tunes = {name: stack.enter_context(_open(name, fine_tunes[name])) for name in fine_tunes}
         given = Masks(
             {name: stack.enter_context(_open(name, mask)) for name, mask in (masks or {}).items()}
         )
+        for checkpoint in (base, *tunes.values(), *given.checkpoints.values()):
+            refuse_inputs(path, checkpoint.paths)
+        writer = stack.enter_context(Writer(path, force=force))
         stack.enter_context(_one_thread_per_parameter())
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         shared = stack.enter_context(SharedSpool())
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
-        gram = torch.zeros(len(spools), len(spools), dtype=torch.float64)
         recipes: Sequence[Recipe | Published]
         if isinstance(recipe, Published):
             recipes = [recipe] * len(spools)
         else:
             recipes = alone = _recipes(found, recipe, goal, pool, progress)
         for number, base_parameter in enumerate(found.base_model):
+            run = map if base_parameter.count >= ALONE else pool.map
             if isinstance(recipe, Published):
-                run = map if base_parameter.count >= ALONE else pool.map
-                joint.encode(found, number, run, recipe, given, shared, spools, gram)
+                joint.encode(found, number, run, recipe, given, shared, spools)
             else:
-                _encode_parameter(found, number, alone, shared, spools, gram, pool, not goal)
+                _encode_parameter(found, number, alone, shared, spools, pool, not goal)
             progress(base_parameter.count * len(spools))
-        return _write(writer, found, recipes, shared, spools, gram)
+        return _write(writer, found, recipes, shared, spools)
 
 
 def _open(name: str, source: CheckpointSource) -> Checkpoint:
-    try:
+    with _naming(name):
         return open_checkpoint(source)
+
+
+@contextmanager
+def _naming(task: str) -> Iterator[None]:
+    """Says which task an error comes from."""
+    try:
+        yield
     except TvqError as error:
-        raise type(error)(f"task {name!r}: {error}", error.hint) from None
+        raise type(error)(f"task {task!r}: {error}", error.hint) from None
 
 
 def _check_use(
@@ -175,7 +183,7 @@ def _recipes(
     if goal is None or recipe.exact:
         return [recipe] * len(found.tasks)
 
-    def measure(task: TaskSurvey, step: float) -> rate.Measured:
+    def measure(task: TaskSurvey, whole: Whole, step: float) -> rate.Measured:
         with Spool(found, task) as spool:
             numbers = range(len(found.base_model))
             at_step = recipe.at_step(step)
@@ -185,13 +193,15 @@ def _recipes(
             for base, coded in zip(found.base_model, coding, strict=True):
                 spool.put(coded, keep_sections=False)
                 progress(base.count)
-            return rate.Measured(spool.finished_bytes(at_step.as_metadata()), spool.error)
+            return rate.Measured(spool.finished_bytes(at_step.as_metadata(), whole), spool.error)
 
-    wanted = goal.in_bytes(found.values)
-    return [
-        recipe.at_step(rate.find_step(wanted, functools.partial(measure, task)))
-        for task in found.tasks
-    ]
+    wanted, recipes = goal.in_bytes(found.values), []
+    for task in found.tasks:
+        whole = put_whole(measured, found, task)
+        with _naming(task.name):
+            step = rate.find_step(wanted, functools.partial(measure, task, whole))
+        recipes.append(recipe.at_step(step))
+    return recipes
 
 
 def _encode_parameter(
@@ -200,7 +210,6 @@ def _encode_parameter(
     recipes: list[Recipe],
     shared: SharedSpool,
     spools: list[Spool],
-    gram: Tensor,
     pool: ThreadPoolExecutor,
     share: bool,
 ) -> None:
@@ -208,11 +217,9 @@ def _encode_parameter(
     run = map if found.base_model[number].count >= ALONE else pool.map
     coding: Sequence[parameter.Coded | None]
     coding = list(run(lambda job: _encode_task(found, job[0], number, job[1]), jobs))
-    taus = [coded.tau.view(-1) if coded and coded.tau is not None else None for coded in coding]
-    for row, one in enumerate(taus):
-        for column, other in enumerate(taus[:row]):
-            if one is not None and other is not None:
-                gram[row, column] += torch.dot(one, other).double()
+    for spool, coded in zip(spools, coding, strict=True):
+        if coded and coded.tau is not None:
+            spool.sketch.add(coded.tau, number)
     if share:
         again = map if found.base_model[number].count >= ALONE else pool.map
         vectors, coding = joint.shared_instead(found, number, again, recipes[0], coding)
@@ -228,7 +235,7 @@ def _encode_task(
     if number not in task.energies:
         return None
     read = functools.partial(task.read, number, found.base, found.base_model[number])
-    if recipe.exact:
+    if recipe.exact or not task.energies[number]:
         return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
     return parameter.encode(number, read, recipe, task.rms)
 
@@ -239,7 +246,6 @@ def _write(
     recipes: Sequence[Recipe | Published],
     shared: SharedSpool,
     spools: list[Spool],
-    gram: Tensor,
 ) -> Summary:
     records = []
     common = shared.write(writer)
@@ -250,7 +256,8 @@ def _write(
         length, sha256 = writer.put_index(pack_task(index))
         norm, error = single(spool.task.norm), single(spool.error)
         records.append(TaskRecord(spool.task.name, sections_length, length, sha256, norm, error))
-    gram_length, gram_crc = writer.put(_triangle(found, gram)) if len(spools) > 1 else (0, 0)
+    triangle = similarity.triangle([spool.known for spool in spools])
+    gram_length, gram_crc = writer.put(triangle) if triangle else (0, 0)
     root = Root(
         base_model=found.base_model,
         gram_crc=gram_crc,
@@ -265,16 +272,6 @@ def _write(
         for spool, record in zip(spools, records, strict=True)
     )
     return Summary(writer.path, writer.offset, digest.hex(), tasks)
-
-
-def _triangle(found: Survey, gram: Tensor) -> bytes:
-    """Inner products of the task vectors, before they were coded: float32, lower triangle row by
-    row; what passes the range of float32 stays at its end."""
-    for number, task in enumerate(found.tasks):
-        gram[number, number] = task.norm**2
-    rows = [float(gram[row, column]) for row in range(len(gram)) for column in range(row + 1)]
-    bounded = [max(-FLOAT32_MAX, min(value, FLOAT32_MAX)) for value in rows]
-    return struct.pack(f"<{len(bounded)}f", *bounded)
 
 
 def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummary:

@@ -10,6 +10,7 @@ Everything here is host memory and numpy; tensors and their meaning live in `cod
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -162,13 +163,27 @@ def decompress(stored: bytes | memoryview, length: int) -> Bytes:
     """
     if len(stored) == length:
         return np.frombuffer(stored, np.uint8)
-    data, at = memoryview(stored), 0
     packed = np.empty(length, np.uint8)
+    start = 0
+    for piece in unframed(stored, length):
+        packed[start : start + piece.size] = piece
+        start += piece.size
+    return packed
+
+
+def unframed(stored: bytes | memoryview, length: int) -> Iterator[Bytes]:
+    """The same a frame at a time, in the memory of one, for whoever does not know whether to
+    believe in `length`."""
+    data, at = memoryview(stored), 0
+    if len(data) == length:
+        yield np.frombuffer(data, np.uint8)
+        return
     for start in range(0, length, FRAME):
-        at += _frame(data[at:], packed[start : start + FRAME])
+        piece = np.empty(min(FRAME, length - start), np.uint8)
+        at += _frame(data[at:], piece)
+        yield piece
     if at != len(data):
         raise FormatError(f"{len(data) - at} bytes behind the last zstd frame")
-    return packed
 
 
 def _frame(data: memoryview, out: Bytes) -> int:

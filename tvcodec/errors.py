@@ -10,6 +10,11 @@
 Wrong Python types stay TypeError, failed I/O stays OSError.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class TvqError(Exception):
     """A message that says where, what was expected and what was found; `hint` says what to do."""
@@ -40,3 +45,15 @@ class BaseModelMismatch(TvqError):
 
 class UnknownTaskError(TvqError, LookupError):
     """The file holds no task of that name."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[None]:
+    """Makes an OSError that names no file, as those of reads and writes do not, one of `path`; so
+    too one that names the `temporary` in its place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or (temporary and error.filename == str(temporary)):
+            error.filename = os.fspath(path)
+        raise

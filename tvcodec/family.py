@@ -55,7 +55,6 @@ class Family:
         self.rms = tuple(rms for _, rms in tasks)
         self.extent = parameter.extent
         self.left = list(taus)
-        self.gram = inner_products(self.left)
         self.complete = False  # whether the shared vectors are all that there is
         # rank of a basis and the share of the energy that it keeps, if a recipe says
         self.basis: tuple[int, float] | None = None
@@ -67,6 +66,10 @@ class Family:
         """Whether the parameter has two dimensions or more, and more than one value in each row
         and column: recipes store anything else as floats."""
         return len(self.parameter.dims) > 1 and min(self.extent.rows, self.extent.columns) > 1
+
+    def gram(self, mask: Tensor | None = None) -> Tensor:
+        """Inner products of what is left of all tasks, float64 [n, n], as `inner_products`."""
+        return inner_products(self.left, mask)
 
     def mask(self, task: int) -> Tensor | None:
         """Which entries matter to a task, as given: bool [rows, columns]; None is all."""

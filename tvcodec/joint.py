@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from tvcodec.dense import task_vector
@@ -39,18 +38,20 @@ def encode(
     masks: Masks,
     shared: SharedSpool,
     spools: Sequence[Spool],
-    gram: Tensor,
 ) -> None:
-    """Puts a parameter of all tasks where it belongs, and adds their inner products to the lower
-    triangle of `gram`. Each task vector is held once and read twice; `run` is `map`, or does
-    several at a time."""
-    members = [n for n, task in enumerate(found.tasks) if number in task.energies]
+    """Puts a parameter of all tasks where it belongs. Each task vector is held once and read twice;
+    `run` is `map`, or does several at a time."""
+    members = [n for n, task in enumerate(found.tasks) if task.energies.get(number)]
     if not members:
         return
-    taus = (_tau(found, found.tasks[n], number) for n in members)
+
+    def first_read(member: int) -> Tensor:
+        tau = _tau(found, found.tasks[member], number)
+        spools[member].sketch.add(tau, number)
+        return tau
+
+    taus = (first_read(member) for member in members)
     family = _family(found, number, members, taus, masks, shared.put)
-    at = torch.tensor(members)
-    gram[at[:, None], at] += family.gram.tril(-1)
     coded = _encode(found, run, recipe, family)
     shared.describe(number, family.basis)
     for member, one in zip(members, coded, strict=True):
@@ -71,7 +72,7 @@ def shared_instead(
     matrices = [tau.view(extent.rows, -1) for tau in taus]
     vectors: list[Coded] = []
     family = _family(found, number, members, matrices, Masks(), vectors.append)
-    sharing = promising(recipe, family.rms, each, family.gram, extent.count)
+    sharing = promising(recipe, family.rms, each, family.gram(), extent.count)
     if sharing is None:
         return (), alone
     together = list(_encode(found, run, sharing, family))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from tvcodec.checkpoint import DEFAULT_MAX_SHARD_SIZE, save_directory, save_safetensors
-from tvcodec.errors import UnknownTaskError
+from tvcodec.checkpoint import (
+    DEFAULT_MAX_SHARD_SIZE,
+    refuse_inputs,
+    save_directory,
+    save_safetensors,
+)
+from tvcodec.errors import TvqError
 
+OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 Compute = Callable[[str], Tensor]
 
 
@@ -18,7 +24,8 @@ class Model(Mapping[str, Tensor]):
     """Tensors by name, each computed when it is asked for.
 
     `metadata` goes into the file that `save` writes; `directory` is where a directory's other files
-    (config, tokenizer) are copied from.
+    (config, tokenizer) are copied from; `inputs` are the files and directories that the tensors are
+    computed from, which `save` never overwrites.
     """
 
     def __init__(
@@ -27,11 +34,13 @@ class Model(Mapping[str, Tensor]):
         compute: Compute,
         metadata: Mapping[str, str],
         directory: Path | None = None,
+        inputs: Iterable[Path] = (),
     ) -> None:
         self._shapes = dict(shapes)
         self._compute = compute
         self.metadata = dict(metadata)
         self.directory = directory
+        self.inputs = frozenset(inputs)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
@@ -58,7 +67,7 @@ class Model(Mapping[str, Tensor]):
     def subset(self, names: list[str]) -> Model:
         """The same with these parameters only."""
         shapes = {name: self._shapes[name] for name in names}
-        return Model(shapes, self._compute, self.metadata, self.directory)
+        return Model(shapes, self._compute, self.metadata, self.directory, self.inputs)
 
     def save(
         self,
@@ -71,8 +80,16 @@ class Model(Mapping[str, Tensor]):
         """Writes a .safetensors file where `path` ends so, else a directory with shards, index and
         the base model's config and tokenizer files; either appears whole or not at all.
 
-        Raises TvqError where `path` exists without `force`, and what reading a tensor raises.
+        Raises TvqError where `path` exists without `force`, or is, holds or lies within one of the
+        inputs, and what reading a tensor raises.
         """
+        refuse_inputs(path, self.inputs)
+        if Path(path).suffix in OTHER_FORMATS:
+            raise TvqError(
+                f"{os.fspath(path)}: expected a name that ends in .safetensors, or that of a"
+                f" directory, got {Path(path).suffix}",
+                hint="write .safetensors and convert it",
+            )
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
 
         def compute(name: str) -> Tensor:
@@ -94,6 +111,3 @@ def _count(shape: tuple[int, ...]) -> int:
     for dim in shape:
         count *= dim
     return count
-
-
-__all__ = ["Model", "UnknownTaskError"]

@@ -15,7 +15,7 @@ from tvcodec.recipes import Recipe
 
 SMALL = 4096  # values up to which a parameter is coded finely, together with the other small ones
 SMALL_STEP = 1.0  # of the small parameters' own root mean square, at most
-SMALL_SHARE = {"mse": 0.375, "function": 0.5}  # of the recipe's step, by metric
+SMALL_SHARE = {"mse": 0.45, "function": 0.5}  # of the recipe's step, by metric
 SYMBOL_MAX = 127
 EXACT_FROM = 2.0  # bits per value below which no bit-exact difference can compete
 
@@ -77,7 +77,8 @@ def encode(number: int, read: Read, recipe: Recipe, rms: float) -> Coded:
 def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
     own = _rms(tau)
     step = own * min(SMALL_STEP, recipe.step * SMALL_SHARE[recipe.metric])
-    stage = quantize.stage(tau.reshape(-1), step, 0.5)
+    unit = dense.unit(own)
+    stage = quantize.stage(dense.divided(tau.reshape(-1), unit), step / unit, 0.5).scaled(unit)
     if int(stage.codes.abs().max()) > SYMBOL_MAX or not stage.scale:
         return None
     values = stage.values().view_as(tau)
@@ -94,7 +95,7 @@ def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms:
     base_norm = float(torch.linalg.vector_norm(norms if rows is None else norms[rows]))
     choice = auto.choose(kept, base_norm, recipe.target(rms), number)
     if choice.values is None:
-        return Coded(auto.squared_norm(tau), tau)
+        return Coded(dense.squared_norm(tau), tau)
     values = choice.values
     if rows is not None:
         values = torch.zeros_like(matrix).index_copy_(0, rows, values)
@@ -127,11 +128,11 @@ def _row_norms(weights: Tensor) -> Tensor:
 
 def _fidelity(tau: Tensor, values: Tensor) -> tuple[float, float, float]:
     """Squared error, error relative to the norm of tau, and gain along tau; uses up `values`."""
-    energy = auto.squared_norm(tau)
-    gain = float(torch.dot(values.reshape(-1), tau.reshape(-1))) / energy
-    lost = auto.squared_norm(values.sub_(tau))
+    energy = dense.squared_norm(tau)
+    gain = dense.inner_product(values, tau) / energy
+    lost = dense.squared_norm(values.sub_(tau))
     return lost, math.sqrt(lost / energy), gain
 
 
 def _rms(values: Tensor) -> float:
-    return math.sqrt(auto.squared_norm(values) / values.numel())
+    return math.sqrt(dense.squared_norm(values) / values.numel())

@@ -16,11 +16,17 @@ ROUNDS = 12
 @dataclass(frozen=True, slots=True)
 class Goal:
     """One of: bits per parameter, bytes, or error relative to the norm of the task vector; each for
-    every task on its own, so that a weak task is never drowned by a strong one."""
+    every task on its own, so that a weak task is never drowned by a strong one. ValueError for none
+    of them, or several."""
 
     bits: float | None = None
     size: int | None = None
     max_error: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.bits, self.size, self.max_error) if value is not None]
+        if len(given) != 1 or not 0 <= given[0] < math.inf:
+            raise ValueError(f"expected one of bits, size and max_error, from 0, got {self}")
 
     def in_bytes(self, values: int) -> Goal:
         """The same for a base model of `values` values, with bits per parameter as bytes."""
@@ -42,9 +48,8 @@ def find_step(goal: Goal, measure: Callable[[float], Measured]) -> float:
     Raises TvqError where no step reaches the goal.
     """
 
-    def excess(step: float) -> float:
+    def excess(got: Measured) -> float:
         """Above zero where the goal is missed; relative."""
-        got = measure(step)
         if goal.max_error is not None:
             return got.error / goal.max_error - 1
         assert goal.size is not None
@@ -53,9 +58,11 @@ def find_step(goal: Goal, measure: Callable[[float], Measured]) -> float:
     finer_misses = goal.max_error is None  # a size is missed by steps too fine, an error by coarse
     low, high = (math.log2(bound) for bound in STEP_RANGE)
     best: float | None = None
+    got = Measured(0, 0.0)
     for _ in range(ROUNDS):
         middle = (low + high) / 2
-        over = excess(2.0**middle)
+        got = measure(2.0**middle)
+        over = excess(got)
         if over <= 0:
             best = middle
             if over >= -ENOUGH:
@@ -64,10 +71,16 @@ def find_step(goal: Goal, measure: Callable[[float], Measured]) -> float:
             low = middle
         else:
             high = middle
-    if best is None:
-        wanted = f"error {goal.max_error}" if goal.max_error is not None else f"{goal.size} bytes"
+    if best is None and goal.max_error is not None:
         raise TvqError(
-            f"expected a step that reaches {wanted} per task, found none",
-            hint="--exact has no error" if goal.max_error is not None else "ask for more bytes",
+            f"expected a step that reaches error {goal.max_error:g} per task,"
+            f" got {got.error:.3g} at the finest",
+            hint="--exact has no error",
+        )
+    if best is None:
+        raise TvqError(
+            f"expected a step that reaches {goal.size} bytes per task,"
+            f" got {got.size} bytes at the coarsest",
+            hint="ask for more bytes",
         )
     return float(2.0**best)

@@ -43,8 +43,6 @@ class Recipe:
             settings["gain"] = self.gain
         if self.factor_step:
             settings["factor_step"] = self.factor_step
-        if not self.share:
-            settings["share"] = False
         return {"recipe": json.dumps(settings, sort_keys=True)}
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
 from tvcodec.decoder import Bank
-from tvcodec.dense import task_vector
+from tvcodec.dense import inner_product, squared_norm, task_vector
 from tvcodec.index import Entry, Exact, SmallMember
 from tvcodec.model import Model
 from tvcodec.survey import Progress
 
 TOLERANCE = 1e-3  # relative
 ROUNDING = 1e-6  # of errors and gains, absolute: sums in another order
+LEAST = 2.0**-149  # float32 keeps norms to that
 
 
 @dataclass(slots=True)
@@ -42,7 +43,8 @@ def remeasure(
     progress: Progress = lambda values: None,
 ) -> Remeasured:
     """Decodes a task and compares it with the fine-tune that it was encoded from: bits where they
-    are kept, errors where they are not. BaseModelMismatch, CheckpointError, UnknownTaskError."""
+    are kept, or where the file says that nothing was lost, and errors elsewhere. Tied parameters
+    have to be the same tensor. BaseModelMismatch, CheckpointError, UnknownTaskError."""
     with open_checkpoint(base_model) as base, open_checkpoint(fine_tune) as original:
         measuring = _Measuring(bank, base, task, original)
         for parameter in bank.archive.root.base_model:
@@ -57,7 +59,7 @@ def remeasure(
 class _Measuring:
     def __init__(self, bank: Bank, base: Checkpoint, task: str, original: Checkpoint) -> None:
         self.base, self.original = base, original
-        self.numbers = bank.archive.numbers
+        self.numbers, self.parameters = bank.archive.numbers, bank.archive.root.base_model
         self.index = bank.archive.index(task)
         self.record = bank.archive.record(task)
         self.restored: Model = bank.decode(task, base)
@@ -74,7 +76,7 @@ class _Measuring:
         norm = math.sqrt(self.energy)
         self.found.measured = math.sqrt(self.lost) / norm if norm else 0.0
         whole = [
-            *_compare("norm", self.record.norm, norm, 0.0),
+            *_compare("norm", self.record.norm, norm, LEAST),
             *_compare("error", self.record.error, self.found.measured, ROUNDING),
         ]
         self.found.differences += [f"all of it: {line}" for line in whole]
@@ -95,7 +97,9 @@ class _Measuring:
         number = self.numbers.get(name)
         if number is None or number in self.whole or not original.is_floating_point():
             self._same_bits(name, restored, original)
-        elif number not in self.aliases:
+        elif number in self.aliases:
+            self._same_as_twin(name, self.parameters[self.aliases[number]].name, original)
+        else:
             self._measure(name, number, restored, original)
 
     def _measure(self, name: str, number: int, restored: Tensor, original: Tensor) -> None:
@@ -104,31 +108,39 @@ class _Measuring:
             self._same_bits(f"{name}, extra rows", restored[len(base) :], original[len(base) :])
             restored, original = restored[: len(base)], original[: len(base)]
         stated = self.stated.get(number)
+        if stated is None and _same(restored, original):
+            return
         tau = task_vector(original, base).nan_to_num_(0, 0, 0)
-        energy = _energy(tau)
+        energy = squared_norm(tau)
         self.energy += energy
         if isinstance(stated, Entry) and isinstance(stated.parts[0], Exact):
             self._same_bits(name, restored, original)
-        elif stated is None:
+        elif stated is None and self.record.error:
             self.lost += energy
+        elif stated is None:
+            self._differs(name, "expected the same bits, got others")
         else:
             values = self.task_vector[name]
-            lost = _energy(values - tau)
+            lost = squared_norm(values - tau)
             self.lost += lost
-            along = float(torch.sum(values.double() * tau.double()))
+            along = inner_product(values, tau)
             if lines := list(_stated(stated, energy, lost, along)):
                 self._differs(name, "; ".join(lines))
 
     def _same_bits(self, name: str, restored: Tensor, original: Tensor) -> None:
-        if restored.numel() and not torch.equal(_bits(restored), _bits(original)):
+        if not _same(restored, original):
             self._differs(name, "expected the same bits, got others")
+
+    def _same_as_twin(self, name: str, twin: str, original: Tensor) -> None:
+        if twin in self.original and not _same(original, self.original.tensor(twin)):
+            self._differs(name, f"expected the same bits as {twin!r}, got others")
 
     def _differs(self, name: str, line: str) -> None:
         self.found.differences.append(f"parameter {name!r}: {line}")
 
 
 def _stated(stated: Entry | SmallMember, energy: float, lost: float, along: float) -> Iterator[str]:
-    yield from _compare("norm", stated.norm, math.sqrt(energy), 0.0)
+    yield from _compare("norm", stated.norm, math.sqrt(energy), LEAST)
     if energy:
         yield from _compare("error", stated.error, math.sqrt(lost / energy), ROUNDING)
         yield from _compare("gain", stated.gain, along / energy, ROUNDING)
@@ -139,9 +151,9 @@ def _compare(what: str, stated: float, measured: float, floor: float) -> Iterato
         yield f"{what}: expected {stated:.6g} as stated, got {measured:.6g}"
 
 
-def _energy(tensor: Tensor) -> float:
-    return float(tensor.square().sum(dtype=torch.float64))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether dtype, shape and bits are the same."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape) or not one.numel():
+        return (one.dtype, one.shape) == (other.dtype, other.shape)
+    bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return torch.equal(*bits)

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Protocol
 
-from tvcodec.errors import FormatError
+from tvcodec.errors import FormatError, naming
 
 
 class Source(Protocol):
@@ -24,6 +24,7 @@ class FileSource:
     """A local file, read by position through one descriptor, so a replaced file does not matter."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         status = os.fstat(self._descriptor)
         self.size = status.st_size
@@ -34,10 +35,11 @@ class FileSource:
 
     def read_at(self, offset: int, length: int) -> bytes:
         pieces = []
-        while length and (piece := os.pread(self._descriptor, length, offset)):
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
+        with naming(self._path):
+            while length and (piece := os.pread(self._descriptor, length, offset)):
+                pieces.append(piece)
+                offset += len(piece)
+                length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:

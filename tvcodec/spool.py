@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO
 
 import torch
 from torch import Tensor
 
-from tvcodec import codec, entropy
+from tvcodec import codec, entropy, similarity
 from tvcodec.container import Writer, aligned
 from tvcodec.index import (
     BaseParameter,
@@ -21,21 +22,47 @@ from tvcodec.index import (
     Rows,
     Small,
     SmallMember,
-    Stream,
     TaskIndex,
     pack_task,
+    single,
 )
 from tvcodec.parameter import Coded
+from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Survey, TaskSurvey
 
-UNKNOWN_CRC = 2**32 - 1  # at its longest
 RETAINED = "energy_retained"  # key of metadata of the shared index
 WORDS = 2000  # that one text of metadata has room for
+Put = Callable[[bytes], tuple[int, int]]  # takes a section; its length and CRC-32
 IN_MEMORY = 4 << 20  # bytes of sections per task before they go to disk
 
 
 def _spooled() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(IN_MEMORY)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What a task keeps as it is, whatever the step: parameters in place of the base model's, and
+    the rows and parameters that the base model lacks."""
+
+    replaced: tuple[Kept, ...]
+    rows: tuple[Rows, ...]
+    added: tuple[Kept, ...]
+
+
+def put_whole(put: Put, found: Survey, task: TaskSurvey) -> Whole:
+    """Puts the sections of what a task keeps as it is, in file order; their records."""
+    parameters = found.base_model
+    return Whole(
+        tuple(_keep(put, number, task, parameters[number].name) for number in task.kept),
+        tuple(_rows(put, n, count, task, parameters[n]) for n, count in sorted(task.rows.items())),
+        tuple(_keep(put, name, task, name) for name in task.added),
+    )
+
+
+def measured(section: bytes) -> tuple[int, int]:
+    """A `Put` that keeps nothing."""
+    return len(section), zlib.crc32(section)
 
 
 @dataclass(slots=True)
@@ -49,6 +76,10 @@ class Spool:
     members: list[SmallMember] = field(default_factory=list)
     codes: list[Tensor] = field(default_factory=list)
     lost: float = 0.0
+    sketch: Sketch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sketch = Sketch(self.found.values)
 
     def __enter__(self) -> Spool:
         return self
@@ -61,61 +92,63 @@ class Spool:
         """Of the whole task so far, relative to the norm of its task vector."""
         return math.sqrt(self.lost) / self.task.norm if self.task.norm else 0.0
 
+    @property
+    def known(self) -> similarity.Known:
+        """What the file says of the whole task vector; one that is zero has no sketch."""
+        norm = single(self.task.norm)
+        return similarity.Known(norm, self.sketch.packed().tobytes() if norm else None)
+
     def put(self, coded: Coded | None, keep_sections: bool = True) -> None:
         """Takes the next parameter in order; None for one that has not changed."""
         if coded is None:
             return
         self.lost += coded.lost
         if coded.entry:
-            self.entries.append(coded.entry)
+            length, crc = measured(coded.section)
+            self.entries.append(replace(coded.entry, length=length, crc=crc))
             if keep_sections:
                 self.sections.write(coded.section)
         if coded.member and coded.codes is not None:
             self.members.append(coded.member)
             self.codes.append(coded.codes)
 
-    def small(self) -> tuple[Stream, bytes]:
-        """The codes of all small parameters as one stream."""
-        return codec.store_stream(torch.cat(self.codes), entropy.THOROUGH)
-
-    def finished_bytes(self, metadata: Mapping[str, str]) -> int:
-        """What the task takes in the file with its index, whole parameters and rows apart."""
-        small, length = None, sum(aligned(entry.length) for entry in self.entries)
-        if self.codes:
-            stream, data = self.small()
-            small = Small(len(data), UNKNOWN_CRC, stream, tuple(self.members))
-            length += aligned(len(data))
-        entries = tuple(replace(entry, crc=UNKNOWN_CRC) for entry in self.entries)
-        index = TaskIndex(digest=bytes(32), entries=entries, metadata=metadata, small=small)
-        return length + aligned(len(pack_task(index)))
+    def finished_bytes(self, metadata: Mapping[str, str], whole: Whole) -> int:
+        """What the task takes in the file with its index."""
+        unknown = bytes(bits(self.found.values) // 8) if self.task.norm else None
+        index = self._index(self._put_small(measured), whole, metadata, unknown)
+        return index.sections_length + aligned(len(pack_task(index)))
 
     def write(self, writer: Writer, metadata: Mapping[str, str]) -> TaskIndex:
         """Puts all sections of the task in file order; their index."""
-        small = None
-        if self.codes:
-            stream, data = self.small()
-            small = Small(*writer.put(data), stream, tuple(self.members))
+        small = self._put_small(writer.put)
         self.sections.seek(0)
-        entries = []
         for entry in self.entries:
-            length, crc = writer.put(self.sections.read(entry.length))
-            entries.append(replace(entry, length=length, crc=crc))
-        task, parameters = self.task, self.found.base_model
-        replaced = tuple(_keep(writer, n, task, parameters[n].name) for n in task.kept)
-        rows = tuple(
-            _rows(writer, n, count, task, parameters[n]) for n, count in sorted(task.rows.items())
-        )
-        added = tuple(_keep(writer, name, task, name) for name in task.added)
+            writer.put(self.sections.read(entry.length))
+        whole = put_whole(writer.put, self.found, self.task)
+        index = self._index(small, whole, metadata, self.known.sketch)
+        return replace(index, digest=writer.end_group())
+
+    def _put_small(self, put: Put) -> Small | None:
+        """Puts the codes of all small parameters as one section; its record."""
+        if not self.codes:
+            return None
+        stream, data = codec.store_stream(torch.cat(self.codes), entropy.THOROUGH)
+        return Small(*put(data), stream, tuple(self.members))
+
+    def _index(
+        self, small: Small | None, whole: Whole, metadata: Mapping[str, str], sketch: bytes | None
+    ) -> TaskIndex:
+        """The index of the task, but for the digest of its sections."""
         return TaskIndex(
-            added=added,
-            aliases=tuple(sorted(task.aliases.items())),
-            digest=writer.end_group(),
-            dtypes=tuple(sorted(task.dtypes.items())),
-            entries=tuple(entries),
-            metadata=metadata,
-            missing=tuple(task.missing),
-            replaced=replaced,
-            rows=rows,
+            added=whole.added,
+            aliases=tuple(sorted(self.task.aliases.items())),
+            digest=bytes(32),
+            dtypes=tuple(sorted(self.task.dtypes.items())),
+            entries=tuple(self.entries),
+            metadata={**metadata, **similarity.as_metadata(sketch)},
+            missing=tuple(self.task.missing),
+            replaced=whole.replaced,
+            rows=whole.rows,
             small=small,
         )
 
@@ -137,7 +170,8 @@ class SharedSpool:
     def put(self, coded: Coded) -> None:
         """Takes the next vector."""
         assert coded.entry is not None
-        self.entries.append(coded.entry)
+        length, crc = measured(coded.section)
+        self.entries.append(replace(coded.entry, length=length, crc=crc))
         self.sections.write(coded.section)
 
     def describe(self, number: int, basis: tuple[int, float] | None) -> None:
@@ -151,12 +185,10 @@ class SharedSpool:
             return None
         start = writer.offset
         self.sections.seek(0)
-        entries = []
         for entry in self.entries:
-            length, crc = writer.put(self.sections.read(entry.length))
-            entries.append(replace(entry, length=length, crc=crc))
+            writer.put(self.sections.read(entry.length))
         index = TaskIndex(
-            digest=writer.end_group(), entries=tuple(entries), metadata=self._metadata()
+            digest=writer.end_group(), entries=tuple(self.entries), metadata=self._metadata()
         )
         sections_length = writer.offset - start
         return Group(sections_length, *writer.put_index(pack_task(index)))
@@ -170,14 +202,14 @@ class SharedSpool:
         }
 
 
-def _keep(writer: Writer, key: int | str, task: TaskSurvey, name: str) -> Kept:
+def _keep(put: Put, key: int | str, task: TaskSurvey, name: str) -> Kept:
     tensor = task.checkpoint.tensor(name)
     stream, data = codec.store_elements(tensor)
     dtype = task.checkpoint.dtype(name)
-    return Kept(key, dtype, tuple(tensor.shape), *writer.put(data), stream)
+    return Kept(key, dtype, tuple(tensor.shape), *put(data), stream)
 
 
-def _rows(writer: Writer, number: int, count: int, task: TaskSurvey, base: BaseParameter) -> Rows:
+def _rows(put: Put, number: int, count: int, task: TaskSurvey, base: BaseParameter) -> Rows:
     tensor = task.checkpoint.rows(base.name, base.dims[0], base.dims[0] + count)
     stream, data = codec.store_elements(tensor)
-    return Rows(number, count, *writer.put(data), stream)
+    return Rows(number, count, *put(data), stream)

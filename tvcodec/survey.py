@@ -1,4 +1,4 @@
-"""What each fine-tune changed: read once before anything is encoded, and refused if unsound."""
+"""What each fine-tune changed: found out before anything is encoded, and refused if unsound."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tvcodec.checkpoint import Checkpoint, content_digest, fingerprint, first_nonfinite
-from tvcodec.dense import converted, task_vector
+from tvcodec.dense import converted, squared_norm, task_vector
 from tvcodec.errors import CheckpointError
-from tvcodec.index import BaseParameter, valid_parameter_name
+from tvcodec.index import BaseParameter
 
 NORM_MAX = 3e38
+LOSSY_NORM_MAX = 1e36  # noise of several times the norm has to fit float32 too
 Progress = Callable[[int], None]  # told how many more values have been dealt with
 
 
@@ -22,8 +23,9 @@ Progress = Callable[[int], None]  # told how many more values have been dealt wi
 class TaskSurvey:
     """How one fine-tune differs from the base model; parameters by number.
 
-    `energies` holds the squared norm of the task vector of each changed parameter of floats, and
-    `kept` the parameters that are stored whole: another shape or kind, or changed integers.
+    `energies` holds the squared norm of the task vector of each parameter of floats with other bits
+    (0.0 where float32 does not tell the difference: a zero of the other sign, 1e-50), and `kept`
+    the parameters that are stored whole: another shape or kind, or changed integers.
     """
 
     name: str
@@ -75,9 +77,14 @@ class Survey:
 def survey(
     base: Checkpoint, fine_tunes: Mapping[str, Checkpoint], exact: bool, progress: Progress
 ) -> Survey:
-    """Reads every tensor once. Raises CheckpointError for parameters of unusable names, values that
-    are not finite (unless `exact`), and a fine-tune without any parameter of the base model."""
+    """Reads the base model once by itself and once beside each fine-tune; each fine-tune once, but
+    twice what changed of parameters that are tied in the base model.
+
+    Raises CheckpointError for values that are not finite or far too large (unless `exact`), and a
+    fine-tune without any parameter of the base model.
+    """
     parameters, twins = _identify(base, progress)
+    firsts = frozenset(twins.values())
     tasks = []
     for name in sorted(fine_tunes):
         task = TaskSurvey(name, fine_tunes[name])
@@ -86,7 +93,8 @@ def survey(
         for number, parameter in enumerate(parameters):
             if parameter.name in task.checkpoint:
                 _compare(task, number, parameter, base, exact)
-                _find_alias(task, number, parameter, twins, seen)
+                if number in task.energies and (number in twins or number in firsts):
+                    _find_alias(task, number, parameter, twins.get(number), seen)
             progress(parameter.count)
         tasks.append(task)
     return Survey(base, parameters, tuple(tasks))
@@ -98,8 +106,6 @@ def _identify(
     """The base model's parameters, and for each that repeats an earlier one bit for bit, which."""
     parameters, twins, first = [], {}, dict[bytes, int]()
     for number, name in enumerate(base.names):
-        if not valid_parameter_name(name):
-            raise CheckpointError(f"{base.label}: parameter {name!a}: the name is not usable")
         tensor = base.tensor(name)
         dtype, shape = base.dtype(name), base.shape(name)
         parameters.append(
@@ -126,8 +132,6 @@ def _compare_names(
             hint="is this a fine-tune of that base model?",
         )
     for name in task.added:
-        if not valid_parameter_name(name):
-            raise CheckpointError(f"task {task.name!r}: parameter {name!a}: the name is not usable")
         if not exact:
             _check_finite(task, name, checkpoint.tensor(name))
 
@@ -178,23 +182,19 @@ def _measure(
         _check_finite(None, parameter.name, original, base.label)
     task.count += parameter.count
     common = fine_tune[: parameter.dims[0]] if number in task.rows else fine_tune
-    if exact and _same_bits(common, original):
+    if _same_bits(common, original):
         return
-    energy = _energy(task_vector(common, original).nan_to_num_(0, 0, 0))
+    tau = task_vector(common, original)
+    energy = squared_norm(tau.nan_to_num_(0, 0, 0) if exact else tau)
     if exact:
         energy = min(energy, NORM_MAX**2)
-    elif energy > NORM_MAX**2:
+    elif energy > LOSSY_NORM_MAX**2:
         raise CheckpointError(
-            f"task {task.name!r}: parameter {parameter.name!r}: expected a task vector whose norm"
-            " fits float32, got a larger one",
+            f"task {task.name!r}: parameter {parameter.name!r}: expected a task vector of norm"
+            f" {LOSSY_NORM_MAX:g} at most, got {math.sqrt(energy):g}",
             hint="--exact stores such values as they are",
         )
-    if energy or exact:
-        task.energies[number] = energy
-
-
-def _energy(tau: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tau)) ** 2
+    task.energies[number] = energy
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
@@ -208,16 +208,13 @@ def _find_alias(
     task: TaskSurvey,
     number: int,
     parameter: BaseParameter,
-    twins: dict[int, int],
+    of: int | None,
     seen: dict[int, bytes],
 ) -> None:
-    """Records parameters that are the same tensor in base model and fine-tune: tied weights."""
-    groups = set(twins.values())
-    if number not in task.energies or (number not in groups and number not in twins):
-        return
+    """Records a parameter that is the same tensor as its twin `of` in the fine-tune too: tied
+    weights. `seen` has the digests of those before it."""
     digest = content_digest(task.checkpoint.tensor(parameter.name))
     seen[number] = digest
-    of = twins.get(number)
     if of is not None and seen.get(of) == digest:
         task.aliases[number] = of
         del task.energies[number]

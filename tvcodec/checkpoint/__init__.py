@@ -10,6 +10,7 @@ or which shard a tensor came from stays in here.
 
 from tvcodec.checkpoint.digests import content_digest, fingerprint, first_nonfinite
 from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
+from tvcodec.checkpoint.inputs import refuse_inputs
 from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
 from tvcodec.checkpoint.safetensors_file import Plan, file_order
 from tvcodec.checkpoint.saving import (
@@ -32,6 +33,7 @@ __all__ = [
     "first_nonfinite",
     "open_checkpoint",
     "plan_bytes",
+    "refuse_inputs",
     "save_directory",
     "save_safetensors",
 ]

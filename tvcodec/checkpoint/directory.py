@@ -87,7 +87,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     """
     if index.stat().st_size > _MAX_INDEX:
         raise CheckpointError(
-            f"{index}: expected at most {_MAX_INDEX} bytes, got {index.stat().st_size}"
+            f"{index}: expected at most {_MAX_INDEX} bytes, got {index.stat().st_size}", _REFETCH
         )
     try:
         shard_of = json.loads(index.read_bytes())["weight_map"]

@@ -1,7 +1,7 @@
 """Open a checkpoint in whatever form it comes."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -26,15 +26,22 @@ class Checkpoint:
     """
 
     def __init__(
-        self, stored: Mapping[str, StoredTensor], label: str, directory: Path | None = None
+        self,
+        stored: Mapping[str, StoredTensor],
+        label: str,
+        directory: Path | None = None,
+        path: Path | None = None,
     ) -> None:
         for name in stored:
             _check_name(name, label)
         if not stored:
-            raise CheckpointError(f"{label}: expected at least one tensor, got none")
+            raise CheckpointError(
+                f"{label}: expected at least one tensor, got none", "give the model's weights"
+            )
         self.names: tuple[str, ...] = tuple(sorted(stored))
         self.label = label
         self.directory = directory
+        self._path = path
         self._stored = dict(stored)
 
     def dtype(self, name: str) -> str:
@@ -60,6 +67,22 @@ class Checkpoint:
         """Bytes of the weights where they are stored; tensors that share storage count once."""
         runs = {_run(stored) for stored in self._stored.values()}
         return sum(length for _, _, length in runs)
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """The files that hold the tensors, and the path it was opened by; none for a mapping."""
+        files = {item.file.path for item in self._stored.values() if isinstance(item, FileTensor)}
+        return frozenset(files if self._path is None else {self._path, *files})
+
+    def shared_with(self, tensors: Iterable[Tensor]) -> str | None:
+        """The first name whose tensor lies in the memory of one of `tensors`: writing to that one
+        would change it. None where nothing does, as for all files."""
+        taken = {_storage(tensor) for tensor in tensors} - {(None, 0)}
+        for name in self.names:
+            stored = self._stored[name]
+            if isinstance(stored, MemoryTensor) and _storage(stored.tensor) in taken:
+                return name
+        return None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensor(name)
@@ -107,11 +130,11 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
         return _open_mapping(source)
     path = Path(source)
     if path.is_dir():
-        return Checkpoint(read_directory(path, _check_kind), str(path), path)
+        return Checkpoint(read_directory(path, _check_kind), str(path), path, path)
     directory = path.parent if (path.parent / "config.json").is_file() else None
     _check_kind(path)
     read = read_safetensors if _is_safetensors(path) else read_torch
-    return Checkpoint(read(path), str(path), directory)
+    return Checkpoint(read(path), str(path), directory, path)
 
 
 def _open_mapping(source: Mapping[str, Tensor]) -> Checkpoint:
@@ -123,7 +146,10 @@ def _open_mapping(source: Mapping[str, Tensor]) -> Checkpoint:
             raise TypeError(f"expected a mapping of str to torch.Tensor, got {found}")
         where = f"{label}: {name!r}"
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-            raise CheckpointError(f"{where}: expected a dense tensor, got a sparse or packed one")
+            raise CheckpointError(
+                f"{where}: expected a dense tensor, got a sparse or packed one",
+                "convert it with .to_dense() or .dequantize() first",
+            )
         if tensor.device.type != "cpu":
             raise CheckpointError(
                 f"{where}: expected a tensor on the CPU, got {tensor.device.type}",
@@ -155,7 +181,10 @@ def _check_kind(path: Path) -> None:
         )
     if head.startswith(b"GGUF"):
         raise CheckpointError(f"{expected} a GGUF file", "give the model it was converted from")
-    raise CheckpointError(f"{expected} a file that begins with {head[:8]!r}")
+    raise CheckpointError(
+        f"{expected} a file that begins with {head[:8]!r}",
+        "load it with what wrote it and save its state dict as .safetensors",
+    )
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -164,7 +193,10 @@ def _is_safetensors(path: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: expected a regular file, got a device or pipe")
+        raise CheckpointError(
+            f"{path}: expected a regular file, got a device or pipe",
+            "write it to a file first: tensors are read in any order",
+        )
     with open(path, "rb") as handle:
         return handle.read(64)
 
@@ -173,8 +205,15 @@ def _check_name(name: str, label: str) -> None:
     if not valid_parameter_name(name):
         raise CheckpointError(
             f"{label}: expected names of 1 to {NAME_MAX} printable characters in NFC, "
-            f"got {name[:NAME_MAX]!a}"
+            f"got {name[:NAME_MAX]!a}",
+            "rename the tensor and save the checkpoint again",
         )
+
+
+def _storage(tensor: Tensor) -> tuple[str | None, int]:
+    """Device and address of the memory that a tensor lies in; (None, 0) where it takes none."""
+    address = tensor.untyped_storage().data_ptr()
+    return (str(tensor.device), address) if address else (None, 0)
 
 
 def _run(stored: StoredTensor) -> tuple[object, int, int]:

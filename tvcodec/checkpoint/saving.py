@@ -24,7 +24,7 @@ from tvcodec.checkpoint.safetensors_file import (
     tensor_bytes,
 )
 from tvcodec.durable import durable_directory, durable_file
-from tvcodec.errors import CheckpointError
+from tvcodec.errors import CheckpointError, naming
 
 DEFAULT_MAX_SHARD_SIZE = 5_000_000_000
 _HUGGING_FACE = {"format": "pt"}
@@ -59,7 +59,7 @@ def save_safetensors(
     defaults to {"format": "pt"}, which transformers asks for. Raises TvqError if the file exists
     and `force` is not set, ValueError where a tensor is not as planned.
     """
-    with durable_file(path, force) as handle:
+    with durable_file(path, force) as handle, naming(path):
         _write(handle, plan, tensor_of, metadata)
 
 
@@ -88,7 +88,7 @@ def save_directory(
     with durable_directory(path, force) as directory:
         names = _shard_names(len(shards))
         for name, shard in zip(names, shards, strict=True):
-            with open(directory / name, "xb") as handle:
+            with naming(Path(path, name)), open(directory / name, "xb") as handle:
                 _write(handle, shard, tensor_of, metadata)
         if len(shards) > 1:
             (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
@@ -166,7 +166,8 @@ def _module_folders(modules: Path) -> set[str]:
         paths = [entry["path"] for entry in entries]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{modules}: expected a list of modules, got {type(error).__name__}"
+            f"{modules}: expected a list of modules, got {type(error).__name__}",
+            "fetch the base model again, or give its weights alone",
         ) from error
     # The file is not ours to trust: plain names only, so that nothing outside is read or written.
     return {path for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path)}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tvcodec.errors import CheckpointError
+from tvcodec.errors import CheckpointError, naming
 
 _OWN_PAGES = 1 << 20
 
@@ -41,7 +41,7 @@ class SourceFile:
         if not length:
             return buffer
         rest: memoryview = buffer.numpy().data
-        with open(self.path, "rb", buffering=0) as handle:
+        with naming(self.path), open(self.path, "rb", buffering=0) as handle:
             self._refuse_change(os.fstat(handle.fileno()))
             handle.seek(start)
             while rest:
@@ -93,7 +93,10 @@ class FileTensor:
         itemsize = self.dtype.itemsize
         raw = self.file.read(self.start + first * itemsize, count * itemsize)
         if self.dtype == torch.bool and count and int(raw.max()) > 1:
-            raise CheckpointError(f"{self.where}: expected bools 0 or 1, got byte {int(raw.max())}")
+            raise CheckpointError(
+                f"{self.where}: expected bools 0 or 1, got byte {int(raw.max())}",
+                "fetch the file again",
+            )
         return raw.view(self.dtype)
 
 

@@ -92,10 +92,15 @@ def _check_archive(
         )
     claimed = sum(e.file_size for e in entries)
     if claimed > file_size:
-        raise CheckpointError(f"{path}: expected at most {file_size} bytes inside, got {claimed}")
+        raise CheckpointError(
+            f"{path}: expected at most {file_size} bytes inside, got {claimed}",
+            "torch.save writes no such file: do not trust this one",
+        )
     order = [e for e in entries if e.filename.split("/")[-1] == "byteorder"]
     if order and (order[0].file_size > 6 or archive.read(order[0]) != b"little"):
-        raise CheckpointError(f"{path}: expected little-endian tensors, got another byte order")
+        raise CheckpointError(
+            f"{path}: expected little-endian tensors, got another byte order", _RESAVE
+        )
 
 
 def _data_start(handle: Any, header: int) -> int:
@@ -168,7 +173,9 @@ def _place(tensor: object, file: SourceFile, storages: dict[int, int], where: st
     reach = (first + span(shape, stride)) * dtype.itemsize
     logical = prod(shape) * dtype.itemsize
     if first < 0 or min(stride, default=0) < 0:
-        raise CheckpointError(f"{where}: expected a tensor inside its storage, got one before it")
+        raise CheckpointError(
+            f"{where}: expected a tensor inside its storage, got one before it", _RESAVE
+        )
     if max(reach, logical) > storage.nbytes():
         raise CheckpointError(
             f"{where}: expected at most the {storage.nbytes()} bytes stored, "

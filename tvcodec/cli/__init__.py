@@ -1,7 +1,8 @@
 """The command line: text in, library call, text out.
 
 stdout carries data only; progress, notes and errors go to stderr. Exit 0 done, 1 failed, 2 wrong
-usage, 130 interrupted. What needs torch is imported by the commands that do, when they run.
+usage, 3 saved in part, 130 interrupted. What needs torch is imported by the commands that do, when
+they run.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import sys
 import click
 
 from tvcodec import __version__
+from tvcodec.cli.add import add
 from tvcodec.cli.decode import decode
 from tvcodec.cli.encode import encode
 from tvcodec.cli.info import info
 from tvcodec.cli.merge import merge
+from tvcodec.cli.remove import remove
 from tvcodec.cli.report import printable
+from tvcodec.cli.salvage import salvage
 from tvcodec.cli.verify import verify
 from tvcodec.errors import TvqError
 
@@ -65,6 +69,7 @@ def main() -> None:
 
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
+      tvcodec add bank.tvq base/ pets=pets/
       tvcodec info bank.tvq
       tvcodec decode bank.tvq cars --base-model base/ -o cars-restored/
       tvcodec merge bank.tvq --base-model base/ -o merged/
@@ -72,5 +77,5 @@ def main() -> None:
     """
 
 
-for command in (encode, decode, merge, info, verify):
+for command in (encode, add, remove, decode, merge, info, verify, salvage):
     main.add_command(command)

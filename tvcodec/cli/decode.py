@@ -25,6 +25,7 @@ from tvcodec.cli.progress import progress
     " parameters are stored bit-exact.",
 )
 @options.max_shard_size
+@options.expect_root
 @options.force
 def decode(
     bank: str,
@@ -34,6 +35,7 @@ def decode(
     parameters: str | None,
     task_vector: bool,
     max_shard_size: int,
+    expect_root: str | None,
     force: bool,
 ) -> None:
     """Write one fine-tune as a checkpoint, each parameter in its original dtype.
@@ -49,7 +51,7 @@ def decode(
         raise click.UsageError("--base-model is missing (only --task-vector goes without)")
     from tvcodec.decoder import Bank
 
-    with Bank(bank) as opened:
+    with Bank(bank, expected_root=expect_root) as opened:
         if task_vector:
             model = opened.task_vector(task, base_model, parameters)
         else:

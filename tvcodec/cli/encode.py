@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,11 @@ from tvcodec.cli.progress import progress
 from tvcodec.cli.recipe_settings import AUTO, QUALITIES, RecipeFile
 
 if TYPE_CHECKING:
+    from tvcodec.checkpoint import Checkpoint
     from tvcodec.encoder import Summary
+    from tvcodec.published import Published
+    from tvcodec.rate import Goal
+    from tvcodec.recipes import Recipe
 
 _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 
@@ -91,11 +96,7 @@ def encode(
     base_model: str | None,
     fine_tunes: tuple[tuple[str, str], ...],
     output: str,
-    recipe: str | None,
-    exact: bool,
     masks: str | None,
-    config: str | None,
-    overrides: tuple[str, ...],
     jobs: int | None,
     force: bool,
     as_json: bool,
@@ -110,14 +111,10 @@ def encode(
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
       tvcodec encode base/ cars=cars/ --max-error 0.3 -o bank.tvq
-      tvcodec encode base/ cars=cars/ dtd=dtd/ --recipe tvq --bits 3 -o bank.tvq
+      tvcodec encode base/ cars=cars/ --recipe tvq --bits 3 -o bank.tvq
     """
-    said = recipe_settings.read(config, overrides)
+    chosen, goal, said = chosen_recipe(settings)
     base_model, paths = _models(base_model, fine_tunes, said)
-    name = _name(recipe, exact, said, {key: settings[key] for key in recipe_settings.RATES})
-    chosen, goal = recipe_settings.make(
-        name, {**said.settings, **{k: v for k, v in settings.items() if v is not None}}
-    )
     given = _masks(masks or said.places.get("mask_dir"), paths)
     if given and not chosen.uses_masks:
         raise click.UsageError(f"recipe {chosen.name!r} has no use for masks")
@@ -125,10 +122,7 @@ def encode(
     from tvcodec.checkpoint import open_checkpoint
 
     base = open_checkpoint(base_model)
-    values = sum(math.prod(base.shape(name)) for name in base.names)
-    reading = ("reading", values * (1 + len(paths)))
-    coding = ("searching the step", None) if goal else ("encoding", values * len(paths))
-    with progress(reading, coding) as advance:
+    with progress(*phases(base, len(paths), goal)) as advance:
         summary = encoder.encode(
             base,
             paths,
@@ -140,9 +134,34 @@ def encode(
             force=force,
             progress=advance,
         )
+    print_summary(summary, as_json)
+
+
+def phases(base: Checkpoint, tasks: int, goal: Goal | None) -> Iterator[tuple[str, int | None]]:
+    """What is done to how many values."""
+    values = sum(math.prod(base.shape(name)) for name in base.names)
+    yield "reading", values * (1 + tasks)
+    yield ("searching the step", None) if goal else ("encoding", values * tasks)
+
+
+def chosen_recipe(
+    settings: dict[str, Any],
+) -> tuple[Recipe | Published, Goal | None, RecipeFile]:
+    """What the options ask for, and what else is in a file of settings; a usage error where they
+    exclude each other."""
+    own = {key: value for key, value in settings.items() if value is not None}
+    recipe, exact = own.pop("recipe", None), own.pop("exact", False)
+    said = recipe_settings.read(own.pop("config", None), own.pop("overrides", ()))
     if said.ignored:
         report.note(f"note: {', '.join(said.ignored)}: for tvcodec merge, not used here")
-    _print(summary, as_json)
+    if exact:
+        others = [f"--{key.replace('_', '-')}" for key in recipe_settings.RATES if key in own]
+        others += [f"--recipe {recipe}"] if recipe else []
+        if others:
+            given = " and ".join([*others, "--exact"])
+            raise click.UsageError(f"{given} exclude each other: give one")
+        recipe = "exact"
+    return *recipe_settings.make(recipe or said.recipe, {**said.settings, **own}), said
 
 
 def _models(
@@ -168,20 +187,8 @@ def _masks(directory: str | None, tasks: dict[str, str]) -> dict[str, str] | Non
     return {task: recipe_settings.of_task(directory, task) for task in tasks}
 
 
-def _name(
-    recipe: str | None, exact: bool, said: RecipeFile, rates: dict[str, object]
-) -> str | None:
-    """The recipe's name; a usage error where --exact is not all that is asked for."""
-    if not exact:
-        return recipe or said.recipe
-    others = [f"--{key.replace('_', '-')}" for key, value in rates.items() if value is not None]
-    others += [f"--recipe {recipe}"] if recipe else []
-    if others:
-        raise click.UsageError(f"{' and '.join([*others, '--exact'])} exclude each other: give one")
-    return "exact"
-
-
-def _print(summary: Summary, as_json: bool) -> None:
+def print_summary(summary: Summary, as_json: bool, noun: str = "task") -> None:
+    """A line for each task on stdout, what else there is to say on stderr; or all of it as JSON."""
     if as_json:
         report.print_json(dataclasses.asdict(summary))
         return
@@ -200,5 +207,4 @@ def _print(summary: Summary, as_json: bool) -> None:
     for task in summary.tasks:
         for line in task.notes:
             report.note(f"note: task {task.name!r}: {line}")
-    size = report.amount(summary.bytes)
-    report.note(f"wrote {summary.path}: {size}, {report.counted(len(rows), 'task')}")
+    report.note(report.wrote(summary.path, summary.bytes, len(rows), noun))

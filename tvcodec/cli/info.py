@@ -110,6 +110,7 @@ def _describe(archive: Archive, kinds: bool) -> dict[str, Any]:
         "tasks": tasks,
         "bytes_by_kind": dict(archive.bytes_by_kind(read_tasks)),
         "similarity": [[round(cosine, 6) for cosine in row] for row in archive.similarity()],
+        "similarity_deviation": archive.similarity_deviation() if read_tasks else None,
     }
 
 
@@ -124,7 +125,7 @@ def _text(value: dict[str, Any]) -> str:
         _tasks(value["tasks"]),
         *_whole_recipe(value["tasks"]),
         _kinds(value),
-        *_similarity([task["task"] for task in value["tasks"]], value["similarity"]),
+        *_similarity([task["task"] for task in value["tasks"]], value),
     ]
     return "\n\n".join(blocks)
 
@@ -182,7 +183,9 @@ def _kinds(value: dict[str, Any]) -> str:
     return text
 
 
-def _similarity(tasks: list[str], cosines: list[list[float]]) -> Iterator[str]:
+def _similarity(tasks: list[str], value: dict[str, Any]) -> Iterator[str]:
+    cosines, deviation = value["similarity"], value["similarity_deviation"]
+    estimated = f"\n(estimated, give or take {deviation:.2f})" if deviation else ""
     if len(tasks) < 2 or not cosines:
         return
     if len(tasks) <= MATRIX_TASKS:
@@ -191,11 +194,12 @@ def _similarity(tasks: list[str], cosines: list[list[float]]) -> Iterator[str]:
             (f"{n + 1} {task}", *(f"{cosine:.2f}" for cosine in cosines[n]))
             for n, task in enumerate(tasks)
         ]
-        yield report.table(headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows])
+        table = report.table(headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows])
+        yield table + estimated
         return
     rows = [(f"{cosine:.2f}", tasks[n], tasks[m]) for cosine, n, m in _closest(cosines)]
     table = report.table(("similarity", "task", "task"), rows, left=(1, 2))
-    yield f"{table}\n(the {len(rows)} most similar pairs; --json has all)"
+    yield f"{table}\n(the {len(rows)} most similar pairs; --json has all){estimated}"
 
 
 def _closest(cosines: list[list[float]]) -> list[tuple[float, int, int]]:

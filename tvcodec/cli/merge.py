@@ -39,6 +39,7 @@ from tvcodec.merge.weights import TEMPERATURE
     help="Multiplies the merged task vector.",
 )
 @options.max_shard_size
+@options.expect_root
 @options.force
 @options.as_json
 def merge(
@@ -50,6 +51,7 @@ def merge(
     tasks: str | None,
     scaling: float,
     max_shard_size: int,
+    expect_root: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -65,7 +67,7 @@ def merge(
     """
     from tvcodec.decoder import Bank
 
-    with Bank(bank) as opened:
+    with Bank(bank, expected_root=expect_root) as opened:
         model = opened.merge(
             base_model,
             weights,

@@ -177,7 +177,12 @@ bank_argument = click.argument("bank", metavar="BANK.tvq")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 force = click.option("--force", is_flag=True, help="Overwrite what is there.")
 expect_root = click.option(
-    "--expect-root", metavar="HEX", help="Fail unless this is the file's root digest."
+    "--expect-root",
+    metavar="HEX",
+    help="Fail unless this is the file's root digest; then all that is read is checked by SHA-256.",
+)
+edited_output = click.option(
+    "-o", "--output", metavar="NEW.tvq", help="Write this file instead of replacing BANK.tvq."
 )
 model_output = click.option(
     "-o",

@@ -10,10 +10,14 @@ DELAY = 2  # seconds: what is done by then needs no bar
 
 
 @contextmanager
-def progress(*phases: tuple[str, int | None]) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many more values are done. Each phase is what is being done and
-    for how many values, if that is known; the next one starts, with a rate of its own, when they
-    are through."""
+def progress(
+    *phases: tuple[str, int | None], unit: str = " values"
+) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many more values (or whatever `unit` says) are done.
+
+    Each phase is what is being done and for how many values, if that is known; the next one starts,
+    with a rate of its own, when they are through.
+    """
     if not sys.stderr.isatty():
         yield lambda values: None
         return
@@ -24,7 +28,7 @@ def progress(*phases: tuple[str, int | None]) -> Iterator[Callable[[int], None]]
     with tqdm(
         desc=what,
         total=total,
-        unit=" values",
+        unit=unit,
         unit_scale=True,
         delay=DELAY,
         dynamic_ncols=True,

@@ -175,12 +175,12 @@ def _auto(name: str, given: Mapping[str, Any]) -> tuple[Recipe, Goal | None]:
     if name == "exact":
         return EXACT, None
     recipe = Recipe(metric=given.get("metric", "mse"), gain=given.get("gain", 0.0))
-    goal = Goal(given.get("bits"), given.get("size"), given.get("max_error"))
+    goals = {key: given[key] for key in ("bits", "size", "max_error") if key in given}
     if "step" in given:
         recipe = recipe.at_step(given["step"])
-    elif goal == Goal():
+    elif not goals:
         recipe = QUALITIES[given.get("quality", "balanced")]
-    return replace(recipe, share=given.get("share", True)), None if goal == Goal() else goal
+    return replace(recipe, share=given.get("share", True)), Goal(**goals) if goals else None
 
 
 def of_task(directory: str, task: str) -> str:

@@ -61,3 +61,8 @@ def bits(number: float) -> str:
 def counted(number: int, noun: str) -> str:
     """As in "1 task", "8 tasks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def wrote(path: str, size: int, tasks: int, noun: str = "task") -> str:
+    """The line about a .tvq file that was written."""
+    return f"wrote {path}: {amount(size)}, {counted(tasks, noun)}"

@@ -39,6 +39,9 @@ def verify(
 ) -> None:
     """Check every checksum in a file; with the originals, also every error that it states.
 
+    The root digest stands for every byte of the file. The content digest stands for what it says:
+    it stays the same when streams are compressed by another version of zstd.
+
     \b
       tvcodec verify bank.tvq
       tvcodec verify bank.tvq --base-model base/ --against cars=cars/
@@ -50,6 +53,11 @@ def verify(
     for task in paths:
         archive.record(task)
     archive.verify()
+    from tvcodec.content import content_digest
+
+    stored = sum(archive.group(group).sections_length for group in archive.groups)
+    with progress(("reading", stored), unit=" bytes") as advance:
+        content = content_digest(archive, advance).hex()
     archive.close()
     results = _remeasure(bank, archive, base_model, paths) if base_model is not None else []
     if as_json:
@@ -57,6 +65,7 @@ def verify(
             {
                 "path": bank,
                 "root": archive.container.root_digest.hex(),
+                "content": content,
                 "tasks": list(archive.tasks),
                 "against": [result.as_dict() for result in results],
             }
@@ -65,6 +74,7 @@ def verify(
         tasks, size = report.counted(len(archive.tasks), "task"), archive.container.size
         where = f"{report.printable(bank)}: {tasks}, {report.amount(size)}"
         click.echo(f"{where}: all checksums hold")
+        click.echo(f"root     {archive.container.root_digest.hex()}\ncontent  {content}")
         if results:
             click.echo(_table(results))
     _fail_on_differences(results)

@@ -18,6 +18,7 @@ import msgpack
 
 from tvcodec.errors import FormatError
 from tvcodec.index import root_rules, task_rules
+from tvcodec.index.counts import counted_streams
 from tvcodec.index.fields import TEXT_MAX, Malformed, valid_parameter_name, valid_task_name
 from tvcodec.index.parts import (
     Coefficients,
@@ -65,6 +66,7 @@ __all__ = [
     "FLOAT16",
     "FLOAT32",
     "INTEGERS",
+    "ROOT_START",
     "ROWS",
     "SYMBOLS",
     "UNSIGNED",
@@ -91,8 +93,10 @@ __all__ = [
     "TaskIndex",
     "TaskRecord",
     "Values",
+    "counted_streams",
     "pack_root",
     "pack_task",
+    "root_at",
     "single",
     "unpack_root",
     "unpack_shared",
@@ -101,6 +105,7 @@ __all__ = [
     "valid_task_name",
 ]
 
+ROOT_START = b"\x86\xaabase_model"  # of the bytes of every root index
 ARRAY_MAX = 2**18
 CONTAINERS_MAX = 2**22  # a byte of msgpack can be an array, which takes 56 bytes or more in memory
 CONTAINERS_COUNTED_FROM = 2**20  # bytes of index; below, counting them costs more than it saves
@@ -125,6 +130,20 @@ def unpack_root(data: bytes, where: str, offset: int | None = None) -> Root:
     if offset is not None and root.offset != offset:
         raise FormatError(f"{where}: expected the root index at {root.offset}, got {offset}")
     return root
+
+
+def root_at(data: bytes, where: str, offset: int) -> bytes | None:
+    """The bytes of the root index that `data`, from `offset` of a file, begins with; None where it
+    begins with something else, or one that does not fit that place."""
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(data), 1), strict_map_key=True)
+    try:
+        unpacker.feed(data)
+        unpacker.skip()
+        found = data[: unpacker.tell()]
+        unpack_root(found, where, offset)
+    except (FormatError, ValueError, msgpack.UnpackException):
+        return None
+    return found
 
 
 def unpack_task(

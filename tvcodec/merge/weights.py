@@ -11,6 +11,7 @@ from pathlib import Path
 from tvcodec.errors import TvqError, UnknownTaskError
 
 TEMPERATURE = 5.0
+LARGEST = 1e6  # weight or scaling that any merge can want
 
 
 def uniform(tasks: Sequence[str]) -> dict[str, float]:
@@ -68,9 +69,14 @@ def parse(text: str, tasks: Sequence[str], temperature: float = TEMPERATURE) -> 
     file. Tasks that an explicit list leaves out are not merged."""
     if text == "uniform":
         return uniform(tasks)
-    if "=" not in text or os.path.isfile(text):
+    if "=" not in text and not os.path.isfile(text):
+        raise TvqError(
+            f"weights: {text or repr(text)}: no such file",
+            hint="expected uniform, TASK=NUMBER,TASK=NUMBER or a JSON file {task: accuracy}",
+        )
+    if os.path.isfile(text):
         return by_performance(read_performance(Path(text)), tasks, temperature)
-    weights = {}
+    weights: dict[str, float] = {}
     for pair in text.split(","):
         task, _, number = pair.strip().partition("=")
         if task in weights:
@@ -78,17 +84,33 @@ def parse(text: str, tasks: Sequence[str], temperature: float = TEMPERATURE) -> 
         try:
             weights[task] = float(number)
         except ValueError:
-            raise TvqError(f"weights: expected TASK=NUMBER, got {pair!r}") from None
+            raise TvqError(
+                f"weights: expected TASK=NUMBER, got {pair.strip()!r}",
+                hint="write them as cars=0.4,dtd=0.6",
+            ) from None
     return checked(weights, tasks)
 
 
 def checked(weights: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
-    """`weights`, if they name known tasks and are finite."""
+    """`weights`, if they name known tasks and a model is left after them."""
     for task, weight in weights.items():
         if task not in tasks:
             raise UnknownTaskError(
                 f"weights: no task {task!r}", hint=f"there is {', '.join(tasks)}"
             )
-        if not math.isfinite(weight):
-            raise TvqError(f"weights: task {task!r}: expected a finite number, got {weight}")
+        _check_range(weight, f"weights: task {task!r}")
     return dict(weights)
+
+
+def checked_scaling(scaling: float) -> float:
+    """`scaling`, if a model is left after it."""
+    _check_range(scaling, "scaling")
+    return scaling
+
+
+def _check_range(number: float, where: str) -> None:
+    if not abs(number) <= LARGEST:  # NaN too
+        raise TvqError(
+            f"{where}: expected a number in {-LARGEST:g}..{LARGEST:g}, got {number}",
+            hint="weights and scalings of merges are about 1",
+        )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tvcodec import auto, codec, dense
 from tvcodec.dense import as_half
-from tvcodec.family import Family, Sum, inner, inner_products, squared_norm
+from tvcodec.family import Family, Sum, inner, squared_norm
 from tvcodec.published.settings import Published, in_range, one_of
 from tvcodec.quantize import Grouped, min_max
 
@@ -117,7 +117,7 @@ class SvdHybrid(Published):
     def _share(self, family: Family, mask: Tensor | None) -> tuple[int, float]:
         """Shares the basis of what is under a mask; its rank and the share of the energy that it
         keeps."""
-        gram = family.gram if mask is None else inner_products(family.left, mask)
+        gram = family.gram(mask)
         if self.center and gram.trace() > 0:
             self._share_mean(family, mask)
             gram = gram - gram.mean(0, keepdim=True)

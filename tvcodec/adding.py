@@ -1,0 +1,146 @@
+"""New tasks for a file: encoded apart, then put among the others, which are copied."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from tvcodec import similarity
+from tvcodec.archive import Archive
+from tvcodec.assembly import Taken, Written
+from tvcodec.base_model import BaseModel
+from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
+from tvcodec.container import Writer
+from tvcodec.decoder import Bank
+from tvcodec.durable import scratch_directory
+from tvcodec.editing import edit
+from tvcodec.encoder import Summary, encode
+from tvcodec.errors import BaseModelMismatch, TvqError
+from tvcodec.locking import resolved
+from tvcodec.published import Published
+from tvcodec.rate import Goal
+from tvcodec.recipes import QUALITIES, Recipe
+from tvcodec.sketch import Sketch, bits
+from tvcodec.survey import Progress
+
+StrPath = str | os.PathLike[str]
+
+
+def add(
+    path: StrPath,
+    base_model: CheckpointSource,
+    fine_tunes: Mapping[str, CheckpointSource],
+    *,
+    output: StrPath | None = None,
+    recipe: Recipe | Published | None = None,
+    goal: Goal | None = None,
+    jobs: int | None = None,
+    replace: bool = False,
+    force: bool = False,
+    expected_root: str | None = None,
+    progress: Progress = lambda values: None,
+) -> Summary:
+    """Puts fine-tunes into a file, as `encode` codes them; its tasks are copied, none is decoded.
+
+    Without `output` the file is replaced, whole or not at all; whoever has it open goes on reading
+    the old one. Several processes may add to one file at a time: each waits for its turn. Where
+    tasks share no basis, the file is byte for byte what `encode` makes of all of them. What comes
+    back speaks of the new tasks.
+
+    Raises BaseModelMismatch; TvqError for a task that is there already, unless `replace` is
+    set, or an `output` that exists, unless `force` is; and what `encode` and `open` raise.
+    """
+    if recipe is None:
+        recipe = QUALITIES["balanced"] if goal is None else Recipe()
+    if isinstance(recipe, Recipe):
+        recipe = dataclasses.replace(recipe, share=False)
+    base = open_checkpoint(base_model)
+    if output is not None:
+        tunes = [open_checkpoint(source) for source in fine_tunes.values()]
+        used = [checkpoint.paths for checkpoint in (base, *tunes)]
+        refuse_inputs(output, {Path(path), *itertools.chain.from_iterable(used)})
+    with closing(Archive(path, expected_root=expected_root)) as archive:
+        _check_names(archive, fine_tunes, replace)
+        BaseModel(archive, base).check()
+    if output is not None:
+        Writer(output, force=force).abort()  # refused now, not when all is encoded
+    place = resolved(path) if output is None else output
+    with scratch_directory(place) as scratch:
+        apart = scratch / "new.tvq"
+        encoded = encode(
+            base, fine_tunes, apart, recipe=recipe, goal=goal, jobs=jobs, progress=progress
+        )
+        with (
+            closing(Archive(apart)) as new,
+            edit(path, output, force, expected_root) as editing,
+        ):
+            archive = editing.archive
+            _check_names(archive, fine_tunes, replace)
+            _check_alike(archive, new)
+            stay = [task for task in archive.tasks if task not in fine_tunes]
+            sketches = _sketches(archive, stay, base)
+            tasks = [Taken(archive, task) for task in stay]
+            tasks += [Taken(new, task) for task in new.tasks]
+            written = editing.finish(tasks, sketches)
+    return _summary(encoded, written)
+
+
+def _check_names(archive: Archive, names: Iterable[str], replace: bool) -> None:
+    there = {task.casefold(): task for task in archive.tasks}
+    for name in names:
+        other = there.get(name.casefold(), name)
+        if other != name:
+            raise TvqError(f"tasks {other!r} (in {archive.path}) and {name!r} differ only in case")
+        if name in archive.tasks and not replace:
+            raise TvqError(f"{archive.path}: has a task {name!r}", hint="--replace replaces it")
+
+
+def _check_alike(archive: Archive, new: Archive) -> None:
+    """What was encoded apart has to belong to the file as it is now."""
+    if new.root.base_model != archive.root.base_model:
+        raise BaseModelMismatch(
+            f"{archive.path}: was replaced meanwhile by a file of another base model"
+        )
+    if new.root.shared is not None:
+        raise TvqError(
+            "expected a recipe that codes each task on its own, got one with a shared basis",
+            hint="encode all tasks together",
+        )
+
+
+def _sketches(archive: Archive, tasks: Sequence[str], base: Checkpoint) -> dict[str, bytes]:
+    """Sketches of tasks that another writer left without one like ours, from what they decode
+    to."""
+    values = sum(parameter.count for parameter in archive.root.base_model)
+    sketches = {}
+    for task in tasks:
+        index = archive.index(task)
+        known = similarity.from_metadata(index.metadata) or b""
+        if 8 * len(known) == bits(values) or not archive.record(task).norm:
+            continue
+        numbers = [entry.parameter for entry in index.entries]
+        numbers += [member.parameter for member in index.small.members] if index.small else []
+        sketch = Sketch(values)
+        with Bank(archive.path, expected_root=archive.container.root_digest.hex()) as bank:
+            tau = bank.task_vector(task, base)
+            for number in numbers:
+                vector = tau[archive.root.base_model[number].name]
+                sketch.add(vector.nan_to_num(0, 0, 0), number)
+        sketches[task] = sketch.packed().tobytes()
+    return sketches
+
+
+def _summary(encoded: Summary, written: Written) -> Summary:
+    """Of the new tasks, with their share of what all tasks of the file have in common."""
+    apart = encoded.bytes - sum(task.bytes for task in encoded.tasks)
+    tasks = []
+    for task in encoded.tasks:
+        before = task.bytes + apart / len(encoded.tasks)
+        now = task.bytes + written.common_bytes / len(written.tasks)
+        rate, times = task.bits_per_parameter * now / before, task.times_smaller * before / now
+        tasks.append(dataclasses.replace(task, bits_per_parameter=rate, times_smaller=times))
+    return Summary(written.path, written.bytes, written.root, tuple(tasks))

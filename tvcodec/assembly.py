@@ -1,0 +1,97 @@
+"""Tasks of open files -> one new file: their bytes are copied, nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tvcodec import similarity
+from tvcodec.archive import Archive
+from tvcodec.container import Writer
+from tvcodec.errors import FormatError
+from tvcodec.index import Root, pack_root
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A task of an open file."""
+
+    archive: Archive
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was written: its size, root digest (hexadecimal), tasks, and how much of it
+    belongs to no single task."""
+
+    path: str
+    bytes: int
+    root: str
+    tasks: tuple[str, ...]
+    common_bytes: int
+
+
+def copy_tasks(
+    writer: Writer,
+    tasks: Sequence[Taken],
+    shared: Archive | None,
+    root: Root,
+    sketches: Mapping[str, bytes] | None = None,
+) -> Root:
+    """Copies tasks, and before them what those of `shared` have in common; the root index of the
+    new file, with the base model and metadata of `root`. `sketches` replace those that tasks have.
+
+    The file is the one that `encode` would have written of all of them, where nothing is shared.
+    FormatError for a task that is damaged.
+    """
+    tasks = sorted(tasks, key=lambda taken: taken.name)
+    if shared is not None and shared.root.shared is not None:
+        writer.copy(shared.raw_group(None))
+    for taken in tasks:
+        writer.copy(taken.archive.raw_group(taken.name))
+    triangle = _triangle(tasks, sketches or {})
+    length, crc = writer.put(triangle) if triangle else (0, 0)
+    return replace(
+        root,
+        gram_crc=crc,
+        gram_length=length,
+        shared=shared.root.shared if shared is not None else None,
+        tasks=tuple(taken.archive.record(taken.name) for taken in tasks),
+    )
+
+
+def publish(writer: Writer, root: Root) -> Written:
+    """Ends a file, which appears at its path."""
+    digest = writer.close(pack_root(root))
+    common = writer.offset - sum(task.group.length for task in root.tasks)
+    names = tuple(task.name for task in root.tasks)
+    return Written(writer.path, writer.offset, digest.hex(), names, common)
+
+
+def _triangle(tasks: Sequence[Taken], sketches: Mapping[str, bytes]) -> bytes:
+    """Two tasks of one file have the inner product that it says they have."""
+    archives = {id(taken.archive): taken.archive for taken in tasks}
+    grams = {key: _gram(archive) for key, archive in archives.items()}
+    rows = [taken.archive.tasks.index(taken.name) for taken in tasks]
+
+    def stored(one: int, other: int) -> float | None:
+        gram = grams[id(tasks[one].archive)]
+        if gram is None or tasks[one].archive is not tasks[other].archive:
+            return None
+        return gram[rows[one]][rows[other]]
+
+    return similarity.triangle([_known(taken, sketches) for taken in tasks], stored)
+
+
+def _gram(archive: Archive) -> list[list[float]] | None:
+    try:
+        return archive.gram()
+    except FormatError:  # sketches say the same
+        return None
+
+
+def _known(taken: Taken, sketches: Mapping[str, bytes]) -> similarity.Known:
+    metadata = taken.archive.index(taken.name).metadata
+    sketch = sketches.get(taken.name) or similarity.from_metadata(metadata)
+    return similarity.Known(taken.archive.record(taken.name).norm, sketch)

@@ -1,0 +1,74 @@
+"""tvcodec add"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tvcodec.cli import options
+from tvcodec.cli.encode import chosen_recipe, encode, phases, print_summary
+from tvcodec.cli.progress import progress
+
+
+@click.command(short_help="Add fine-tunes to a .tvq file.", epilog=encode.epilog)
+@options.bank_argument
+@click.argument("base_model", metavar="BASE_MODEL")
+@click.argument(
+    "fine_tunes",
+    type=options.NamedCheckpoint(),
+    metavar="NAME=FINE_TUNE...",
+    nargs=-1,
+    required=True,
+)
+@options.edited_output
+@click.option("--replace", is_flag=True, help="Replace tasks of the same names.")
+@options.expect_root
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def add(
+    bank: str,
+    base_model: str,
+    fine_tunes: tuple[tuple[str, str], ...],
+    output: str | None,
+    replace: bool,
+    expect_root: str | None,
+    force: bool,
+    jobs: int | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Encode fine-tunes and put them into a .tvq file; its tasks are copied as they are.
+
+    BASE_MODEL is the one that the file was encoded against; it is checked by content. The file is
+    replaced in one step, so whoever reads it is not disturbed, and several processes may add to it
+    at a time. The result is what `encode` would have written of all tasks.
+
+    \b
+      tvcodec add bank.tvq base/ pets=pets/
+      tvcodec add bank.tvq base/ cars=better-cars/ --replace --quality high
+    """
+    paths = options.by_task(fine_tunes)
+    recipe, goal, _ = chosen_recipe(settings)
+    from tvcodec import adding
+    from tvcodec.checkpoint import open_checkpoint
+
+    base = open_checkpoint(base_model)
+    with progress(*phases(base, len(paths), goal)) as advance:
+        summary = adding.add(
+            bank,
+            base,
+            paths,
+            output=output,
+            recipe=recipe,
+            goal=goal,
+            jobs=jobs,
+            replace=replace,
+            force=force,
+            expected_root=expect_root,
+            progress=advance,
+        )
+    print_summary(summary, as_json, "new task")
+
+
+_OWN = {"masks", *(parameter.name for parameter in add.params)}
+add.params += [parameter for parameter in encode.params if parameter.name not in _OWN]

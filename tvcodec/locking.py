@@ -1,0 +1,62 @@
+"""One writer at a time for a file that is changed by replacing it.
+
+The lock is on the file itself, so nothing is left behind, not even by a killed writer. Whoever
+waited for it may hold that of a file which has been replaced meanwhile, and then tries the new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tvcodec.errors import TvqError
+
+
+@contextmanager
+def only_writer(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Waits until no other process changes the file at `path`, then keeps others waiting.
+
+    Gives the path to be replaced, and a check to be made right before it is: TvqError if somebody
+    who does not wait for locks has replaced it. OSError where there is no such file, TvqError where
+    files cannot be locked.
+    """
+    target = resolved(path)
+    while True:
+        descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _wait_for(descriptor, target)
+            if _still_there(descriptor, target):
+                yield target, functools.partial(_check, descriptor, target)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """The file that a symbolic link at `path` leads to; any other path as it is."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
+def _wait_for(descriptor: int, target: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        raise TvqError(
+            f"{target}: cannot be locked: {error.strerror}",
+            hint="write to another file with -o, where nobody else writes to it",
+        ) from None
+
+
+def _still_there(descriptor: int, target: Path) -> bool:
+    return os.path.samestat(os.fstat(descriptor), os.stat(target))
+
+
+def _check(descriptor: int, target: Path) -> None:
+    if not _still_there(descriptor, target):
+        raise TvqError(
+            f"{target}: was replaced by another program meanwhile", hint="run the command again"
+        )
