@@ -19,6 +19,7 @@ from torch import Tensor
 import tvcodec
 from tvcodec import index
 from tvcodec.index import Stream
+from tvcodec.published import Published
 
 settings.register_profile(
     "tvcodec",
@@ -119,7 +120,7 @@ def coded(tmp_path: Path) -> Coder:
     def run(
         base: State,
         tunes: Mapping[str, State],
-        recipe: tvcodec.Recipe | None = None,
+        recipe: tvcodec.Recipe | Published | None = None,
         goal: tvcodec.Goal | None = None,
         name: str = "bank.tvq",
     ) -> Coded:

@@ -35,7 +35,7 @@ IMPORTS = {
     "editing": "archive assembly container errors locking",
     "salvaging": "archive assembly container errors index source",
     # numbers, which know no bytes
-    "quantize": "",
+    "quantize": "dense",
     "dense": "",
     "lowrank": "quantize",
     "rotated": "quantize",
@@ -55,10 +55,17 @@ IMPORTS = {
     # models in and out
     "checkpoint": "durable errors index",
     "model": "checkpoint errors memory",
+    # one parameter of all tasks
+    "masks": "checkpoint errors",
+    "family": "basis codec dense entropy index masks parameter",
+    "published": "auto codec dense errors family lowrank merge quantize",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
-    "encoder": "checkpoint container errors index parameter rate recipes similarity spool survey",
+    "sharing": "auto family index parameter recipes",
+    "joint": "dense family masks parameter recipes sharing spool survey",
+    "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
+    " similarity spool survey",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
@@ -69,12 +76,12 @@ IMPORTS = {
     " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
-    " errors locking rate recipes similarity sketch survey",
+    " errors locking published rate recipes similarity sketch survey",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint content decoder editing encoder errors index merge"
-    " rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive checkpoint container content decoder editing encoder errors"
+    " index merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("similarity", "assembly", "locking", "editing", "salvaging"),
@@ -89,6 +96,7 @@ HOMES = {
     "click": {"cli"},
     "tqdm": {"cli"},
     "tabulate": {"cli"},
+    "omegaconf": {"cli"},
     "sklearn": {"merge"},
 }
 
@@ -221,6 +229,7 @@ def test_a_module_is_short(path):
         "run('merge', '--help')",
         "run('info', 'tools/sample/fine-tunes.tvq')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
+        "run('info', 'tools/sample/fine-tunes.tvq', '--diagnostics')",
     ],
 )
 def test_torch_is_not_imported_by(code):

@@ -21,8 +21,9 @@ from tvcodec.editing import edit
 from tvcodec.encoder import Summary, encode
 from tvcodec.errors import BaseModelMismatch, TvqError
 from tvcodec.locking import resolved
+from tvcodec.published import Published
 from tvcodec.rate import Goal
-from tvcodec.recipes import Recipe
+from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Progress
 
@@ -35,7 +36,7 @@ def add(
     fine_tunes: Mapping[str, CheckpointSource],
     *,
     output: StrPath | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Published | None = None,
     goal: Goal | None = None,
     jobs: int | None = None,
     replace: bool = False,
@@ -53,6 +54,10 @@ def add(
     Raises BaseModelMismatch; TvqError for a task that is there already, unless `replace` is
     set, or an `output` that exists, unless `force` is; and what `encode` and `open` raise.
     """
+    if recipe is None:
+        recipe = QUALITIES["balanced"] if goal is None else Recipe()
+    if isinstance(recipe, Recipe):
+        recipe = dataclasses.replace(recipe, share=False)
     base = open_checkpoint(base_model)
     if output is not None:
         tunes = [open_checkpoint(source) for source in fine_tunes.values()]

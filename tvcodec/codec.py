@@ -40,6 +40,7 @@ Content = (
 Stored = tuple[Part, bytes]
 
 TABLES_WEIGH = 1 << 16  # symbols up to which zstd's code tables are a visible part of a stream
+SPARSE = 8  # symbols of codes in ranges, up to which most are one and the same
 WIDER_ALPHABETS = (5, 7, 17)  # the least odd ones of which 3, 2 and 1 symbols fit a byte
 
 
@@ -65,7 +66,9 @@ def store(content: Content, level: int = entropy.FAST) -> Stored:
             return index.Stage(content.scale, codes), data
         case quantize.Grouped():
             (scales, minimums), data = _store_all((content.scales, content.minimums), level)
-            codes, code_bytes = store_symbols(content.codes, content.alphabet)
+            if content.alphabet > SPARSE:
+                level = entropy.FAST  # finds no more than a thorough search would
+            codes, code_bytes = store_symbols(content.codes, content.alphabet, level)
             return index.GroupedStage(content.group, scales, minimums, codes), data + code_bytes
         case dense.Values():
             values, data = store_stream(content.values)
@@ -156,9 +159,11 @@ def _symbol_streams(
         yield _stream(SYMBOLS, entropy.pack_symbols(centred, alphabet), alphabet, level)
 
 
-def store_symbols(symbols: Tensor, alphabet: int) -> tuple[Stream, bytes]:
+def store_symbols(
+    symbols: Tensor, alphabet: int, level: int = entropy.FAST
+) -> tuple[Stream, bytes]:
     """Symbols below `alphabet`, uint8, as they are."""
-    return _stream(SYMBOLS, entropy.pack_symbols(_host(symbols), alphabet), alphabet)
+    return _stream(SYMBOLS, entropy.pack_symbols(_host(symbols), alphabet), alphabet, level)
 
 
 def store_integers(numbers: Tensor) -> tuple[Stream, bytes]:

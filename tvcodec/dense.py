@@ -31,6 +31,20 @@ class Exact:
     differences: Tensor
 
 
+HALF_ERROR = 2.0**-10  # relative, above which float16 has no room for what it should hold
+
+
+def as_half(values: Tensor, half: bool = True, exactly: bool = False) -> Tensor:
+    """Float32 `values` as float16, where `half` is asked for and its range holds them: to within
+    its precision, or bit for bit if `exactly`."""
+    if not half:
+        return values
+    short = values.to(torch.float16)
+    lost = short.to(torch.float32).sub_(values)
+    bound = 0.0 if exactly else HALF_ERROR * float(torch.linalg.vector_norm(values))
+    return short if float(torch.linalg.vector_norm(lost)) <= bound else values
+
+
 def _mirror(bits: Tensor) -> Tensor:
     """Bit patterns of floats <-> integers that grow with the value, in place: the negative ones
     have all bits but the sign flipped."""

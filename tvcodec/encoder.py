@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from tvcodec import parameter, rate, similarity
+from tvcodec import joint, parameter, rate, similarity
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.errors import CheckpointError, TvqError
@@ -25,8 +24,10 @@ from tvcodec.index import (
     single,
     valid_task_name,
 )
+from tvcodec.masks import Masks
+from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
-from tvcodec.spool import Spool, Whole, measured, put_whole
+from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
 
 ALONE = 1 << 22  # values from which memory for one parameter at a time is all there should be
@@ -61,8 +62,9 @@ def encode(
     fine_tunes: Mapping[str, CheckpointSource],
     path: str | os.PathLike[str],
     *,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Published | None = None,
     goal: rate.Goal | None = None,
+    masks: Mapping[str, CheckpointSource] | None = None,
     jobs: int | None = None,
     force: bool = False,
     progress: Progress = lambda values: None,
@@ -71,36 +73,49 @@ def encode(
 
     Checkpoints are files, directories or mappings of names to tensors. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
-    size or an error. The bytes depend neither on the order of the tasks nor on `jobs`, the number
-    of threads.
+    size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
+    neither on the order of the tasks nor on `jobs`, the number of threads.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
     finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
-    within its directory, OSError, and ValueError for task names and for a goal beside an exact
-    recipe, which has no step to search.
+    within its directory, OSError, and ValueError for task names, and for a goal or masks that the
+    recipe has no use for.
     """
     if recipe is not None and recipe.exact and goal is not None:
         raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
     if recipe is None:
         recipe = QUALITIES["balanced"] if goal is None else Recipe()
-    elif goal and goal.max_error is not None:
+    elif isinstance(recipe, Recipe) and goal and goal.max_error is not None:
         recipe = replace(recipe, metric="mse", factor_step=None)
+    _check_use(recipe, goal, masks, fine_tunes)
     _check_names(fine_tunes)
     with ExitStack() as stack:
         base = stack.enter_context(open_checkpoint(base_model))
         tunes = {name: stack.enter_context(_open(name, fine_tunes[name])) for name in fine_tunes}
-        for checkpoint in (base, *tunes.values()):
+        given = Masks(
+            {name: stack.enter_context(_open(name, mask)) for name, mask in (masks or {}).items()}
+        )
+        for checkpoint in (base, *tunes.values(), *given.checkpoints.values()):
             refuse_inputs(path, checkpoint.paths)
         writer = stack.enter_context(Writer(path, force=force))
         stack.enter_context(_one_thread_per_parameter())
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
-        recipes = _recipes(found, recipe, goal, pool, progress)
+        shared = stack.enter_context(SharedSpool())
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
-        for number in range(len(found.base_model)):
-            _encode_parameter(found, number, recipes, spools, pool)
-            progress(found.base_model[number].count * len(spools))
-        return _write(writer, found, recipes, spools)
+        recipes: Sequence[Recipe | Published]
+        if isinstance(recipe, Published):
+            recipes = [recipe] * len(spools)
+        else:
+            recipes = alone = _recipes(found, recipe, goal, pool, progress)
+        for number, base_parameter in enumerate(found.base_model):
+            run = map if base_parameter.count >= ALONE else pool.map
+            if isinstance(recipe, Published):
+                joint.encode(found, number, run, recipe, given, shared, spools)
+            else:
+                _encode_parameter(found, number, alone, shared, spools, pool, not goal)
+            progress(base_parameter.count * len(spools))
+        return _write(writer, found, recipes, shared, spools)
 
 
 def _open(name: str, source: CheckpointSource) -> Checkpoint:
@@ -115,6 +130,22 @@ def _naming(task: str) -> Iterator[None]:
         yield
     except TvqError as error:
         raise type(error)(f"task {task!r}: {error}", error.hint) from None
+
+
+def _check_use(
+    recipe: Recipe | Published,
+    goal: rate.Goal | None,
+    masks: Mapping[str, object] | None,
+    fine_tunes: Mapping[str, object],
+) -> None:
+    published = isinstance(recipe, Published)
+    if published and goal:
+        raise ValueError(f"recipe {recipe.name!r} takes no goal: its settings say how close it is")
+    if masks and not recipe.uses_masks:
+        raise ValueError(f"recipe {recipe.name!r} has no use for masks")
+    if masks and set(masks) != set(fine_tunes):
+        odd = ", ".join(sorted(set(masks) ^ set(fine_tunes)))
+        raise ValueError(f"expected a mask for each task, got none, or no task, for {odd}")
 
 
 def _check_names(fine_tunes: Mapping[str, object]) -> None:
@@ -177,15 +208,24 @@ def _encode_parameter(
     found: Survey,
     number: int,
     recipes: list[Recipe],
+    shared: SharedSpool,
     spools: list[Spool],
     pool: ThreadPoolExecutor,
+    share: bool,
 ) -> None:
     jobs = list(zip(found.tasks, recipes, strict=True))
     run = map if found.base_model[number].count >= ALONE else pool.map
-    coding = run(lambda job: _encode_task(found, job[0], number, job[1]), jobs)
+    coding: Sequence[parameter.Coded | None]
+    coding = list(run(lambda job: _encode_task(found, job[0], number, job[1]), jobs))
     for spool, coded in zip(spools, coding, strict=True):
-        if coded:
+        if coded and coded.tau is not None:
             spool.sketch.add(coded.tau, number)
+    if share:
+        again = map if found.base_model[number].count >= ALONE else pool.map
+        vectors, coding = joint.shared_instead(found, number, again, recipes[0], coding)
+        for vector in vectors:
+            shared.put(vector)
+    for spool, coded in zip(spools, coding, strict=True):
         spool.put(coded)
 
 
@@ -194,20 +234,21 @@ def _encode_task(
 ) -> parameter.Coded | None:
     if number not in task.energies:
         return None
-    name, dims = found.base_model[number].name, found.base_model[number].dims
-
-    def read() -> tuple[Tensor, Tensor]:
-        if number in task.rows:
-            return task.checkpoint.rows(name, 0, dims[0]), found.base.tensor(name)
-        return task.checkpoint.tensor(name), found.base.tensor(name)
-
+    read = functools.partial(task.read, number, found.base, found.base_model[number])
     if recipe.exact or not task.energies[number]:
         return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
     return parameter.encode(number, read, recipe, task.rms)
 
 
-def _write(writer: Writer, found: Survey, recipes: list[Recipe], spools: list[Spool]) -> Summary:
+def _write(
+    writer: Writer,
+    found: Survey,
+    recipes: Sequence[Recipe | Published],
+    shared: SharedSpool,
+    spools: list[Spool],
+) -> Summary:
     records = []
+    common = shared.write(writer)
     for spool, recipe in zip(spools, recipes, strict=True):
         start = writer.offset
         index = spool.write(writer, recipe.as_metadata())
@@ -221,6 +262,7 @@ def _write(writer: Writer, found: Survey, recipes: list[Recipe], spools: list[Sp
         base_model=found.base_model,
         gram_crc=gram_crc,
         gram_length=gram_length,
+        shared=common,
         tasks=tuple(records),
     )
     digest = writer.close(pack_root(root))

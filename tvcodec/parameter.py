@@ -30,11 +30,11 @@ class Coded:
     """A parameter of a task as it goes into the file, and what was lost.
 
     `section` with `entry` is a section of its own; `codes` with `member` goes with the small ones.
-    `tau` is the task vector itself.
+    `tau` is the task vector itself, where whoever asked has none.
     """
 
     lost: float  # squared error
-    tau: Tensor
+    tau: Tensor | None = None
     entry: Entry | None = None
     section: bytes = b""
     member: SmallMember | None = None
@@ -90,7 +90,7 @@ def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
 
 def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms: float) -> Coded:
     matrix = tau.reshape(tau.shape[0], -1) if tau.dim() else tau.reshape(1, 1)
-    mask, mask_bytes, rows = _row_mask(matrix)
+    mask, mask_bytes, rows = changed_rows(matrix)
     kept = matrix if rows is None else matrix[rows]
     base_norm = float(torch.linalg.vector_norm(norms if rows is None else norms[rows]))
     choice = auto.choose(kept, base_norm, recipe.target(rms), number)
@@ -108,7 +108,7 @@ def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms:
     return Coded(lost, tau, entry, section)
 
 
-def _row_mask(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
+def changed_rows(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
     """The rows that changed, where enough did not for a bit each to pay."""
     changed = matrix.any(1)
     rows = int(changed.sum())

@@ -1,4 +1,4 @@
-"""Numbers <-> small integers: a uniform step with a dead zone, and the scale that undoes it."""
+"""Numbers <-> small integers: a uniform step with a dead zone, or equal steps of a range."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+
+from tvcodec.dense import as_half
 
 PIECE = 1 << 18  # values turned into codes at a time
 DEAD_ZONE = 0.44  # rounding offset: below one half, a code must earn its bits
@@ -82,22 +84,55 @@ class Grouped:
 
     def values(self) -> Tensor:
         """The values, float32, in the shape of the codes."""
-        values = self.codes.reshape(-1) * self._spread(self.scales)
-        return values.add_(self._spread(self.minimums)).view(self.codes.shape)
+        values = self.codes.reshape(-1).to(torch.float32, copy=True)
+        size = self.group or len(values)
+        whole = len(values) // size
+        scales, minimums = self.scales.to(torch.float32), self.minimums.to(torch.float32)
+        table = values[: whole * size].view(whole, size)
+        table.mul_(scales[:whole, None]).add_(minimums[:whole, None])
+        if whole * size < len(values):
+            values[whole * size :].mul_(scales[-1]).add_(minimums[-1])
+        return values.view(self.codes.shape)
 
     def scaled(self, factor: float) -> Grouped:
         """The same part times `factor`; its scales and minimums become float32."""
         scales, minimums = self.scales.to(torch.float32), self.minimums.to(torch.float32)
         return replace(self, scales=scales * factor, minimums=minimums * factor)
 
-    def _spread(self, numbers: Tensor) -> Tensor:
-        """Those of the groups as those of the values."""
-        if len(numbers) == 1:
-            return numbers.to(torch.float32)
-        return numbers.to(torch.float32).repeat_interleave(self.group)[: self.codes.numel()]
-
 
 def stage(values: Tensor, step: float, offset: float) -> Stage:
     """One stage of codes for float32 `values`, with the scale that fits them best."""
     codes = uniform_codes(values, step, offset)
     return Stage(codes, float32(least_squares_scale(values, codes)))
+
+
+def min_max(values: Tensor, bits: int, group: int = 0, half: bool = False) -> Grouped:
+    """Codes of float32 `values`, rounded between the least and the greatest of each `group` values
+    in order (0: of all), with `bits` (1 to 8) each; zero, where it is in that range, stays zero.
+
+    The asymmetric quantiser of Kim et al., "Task Vector Quantization for Memory-Efficient Model
+    Merging" (ICCV 2025), code for code. Where that divides by zero, as for a constant, all of the
+    group is the middle of its range. `half` asks for scales and minimums in float16.
+    """
+    most = 2**bits - 1
+    flat = values.reshape(-1)
+    size = group or flat.numel()
+    missing = -flat.numel() % size
+    if missing:
+        flat = torch.cat([flat, flat[-1:].expand(missing)])
+    table = flat.view(-1, size)
+    least, greatest = torch.aminmax(table, dim=1, keepdim=True)
+    factors = most / (greatest - least)
+    zeros = -torch.round(factors * least)
+    steps = 1 / factors
+    sound = (factors * zeros * steps).isfinite() & (steps > 0)
+    pieces, rows = [], max(PIECE // size, 1)
+    for start in range(0, len(table), rows):
+        at = slice(start, start + rows)
+        codes = table[at].mul(factors[at]).add_(zeros[at]).round_().clamp_(0, most)
+        pieces.append(codes.masked_fill_(~sound[at], 0).to(torch.uint8))
+    minimums = torch.where(sound, -(zeros * steps), least / 2 + greatest / 2)
+    scales = torch.where(sound, steps, 0.0)
+    numbers = [as_half(one.view(-1), half) for one in (scales, minimums)]
+    codes = torch.cat(pieces).view(-1)[: values.numel()].view(values.shape)
+    return Grouped(codes, numbers[0], numbers[1], group, most + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from tvcodec.auto import Target
 
@@ -11,13 +12,18 @@ from tvcodec.auto import Target
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How each task is coded. `step` and `factor_step` are in units of the root mean square of the
-    task vector; `exact` stores bit-exact differences instead."""
+    task vector; `exact` stores bit-exact differences instead. With `share`, tasks have vectors in
+    common where that pays, under the metric "mse"."""
+
+    name: ClassVar[str] = "auto"
+    uses_masks: ClassVar[bool] = False
 
     step: float = 2.0
     metric: str = "mse"
     gain: float = 0.0
     factor_step: float | None = None
     exact: bool = False
+    share: bool = True
 
     def target(self, rms: float) -> Target:
         """The same in absolute terms, for a task vector of root mean square `rms`."""

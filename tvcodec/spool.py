@@ -17,6 +17,7 @@ from tvcodec.container import Writer, aligned
 from tvcodec.index import (
     BaseParameter,
     Entry,
+    Group,
     Kept,
     Rows,
     Small,
@@ -29,6 +30,8 @@ from tvcodec.parameter import Coded
 from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Survey, TaskSurvey
 
+RETAINED = "energy_retained"  # key of metadata of the shared index
+WORDS = 2000  # that one text of metadata has room for
 Put = Callable[[bytes], tuple[int, int]]  # takes a section; its length and CRC-32
 IN_MEMORY = 4 << 20  # bytes of sections per task before they go to disk
 
@@ -148,6 +151,55 @@ class Spool:
             rows=whole.rows,
             small=small,
         )
+
+
+@dataclass(slots=True)
+class SharedSpool:
+    """The vectors that tasks share, in order of the parameters, until they are written."""
+
+    sections: IO[bytes] = field(default_factory=_spooled)
+    entries: list[Entry] = field(default_factory=list)
+    bases: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def __enter__(self) -> SharedSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sections.close()
+
+    def put(self, coded: Coded) -> None:
+        """Takes the next vector."""
+        assert coded.entry is not None
+        length, crc = measured(coded.section)
+        self.entries.append(replace(coded.entry, length=length, crc=crc))
+        self.sections.write(coded.section)
+
+    def describe(self, number: int, basis: tuple[int, float] | None) -> None:
+        """Notes the rank of a parameter's basis and the share of the energy that it keeps."""
+        if basis is not None:
+            self.bases[number] = basis
+
+    def write(self, writer: Writer) -> Group | None:
+        """Puts all vectors and their index; nothing, where nothing is shared."""
+        if not self.entries:
+            return None
+        start = writer.offset
+        self.sections.seek(0)
+        for entry in self.entries:
+            writer.put(self.sections.read(entry.length))
+        index = TaskIndex(
+            digest=writer.end_group(), entries=tuple(self.entries), metadata=self._metadata()
+        )
+        sections_length = writer.offset - start
+        return Group(sections_length, *writer.put_index(pack_task(index)))
+
+    def _metadata(self) -> dict[str, str]:
+        """number:rank:energy of each parameter, in as many texts as it takes."""
+        words = [f"{number}:{rank}:{kept:.6g}" for number, (rank, kept) in self.bases.items()]
+        return {
+            f"{RETAINED}.{at // WORDS:03}": " ".join(words[at : at + WORDS])
+            for at in range(0, len(words), WORDS)
+        }
 
 
 def _keep(put: Put, key: int | str, task: TaskSurvey, name: str) -> Kept:

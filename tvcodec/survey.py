@@ -40,6 +40,15 @@ class TaskSurvey:
     added: list[str] = field(default_factory=list)
     count: int = 0  # values of the parameters that have a task vector, changed or not
 
+    def read(
+        self, number: int, base: Checkpoint, parameter: BaseParameter
+    ) -> tuple[Tensor, Tensor]:
+        """A parameter of the fine-tune, as far as the base model has it, and of the base model."""
+        name = parameter.name
+        if number in self.rows:
+            return self.checkpoint.rows(name, 0, parameter.dims[0]), base.tensor(name)
+        return self.checkpoint.tensor(name), base.tensor(name)
+
     @property
     def norm(self) -> float:
         """Norm of the whole task vector."""

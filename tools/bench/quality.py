@@ -1,9 +1,9 @@
-"""Accuracy per bit on the real corpora: ours at presets and steps, and the published quantisers.
+"""Accuracy per bit on the real corpora: the auto codec at presets and steps, and published systems.
 
 usage: quality.py --text4 DIR --vit8 DIR [--only NAME ...] [--json FILE]
 
-Sizes are real file bytes (ours: everything in the .tvq; TVQ and RTVQ: nominal bits, and their codes
-bit-packed and compressed by zstd level 19). Retained = accuracy / accuracy of the fine-tune; gain =
+Sizes are real file bytes of everything in the .tvq; nominal bits are what a paper counts.
+Retained = accuracy / accuracy of the fine-tune; gain =
 share of the fine-tune's improvement over the base model that is kept; merged = mean accuracy of
 base model + 0.3 (text4) or 0.05 (vit8) x sum of task vectors.
 """
@@ -20,16 +20,42 @@ from functools import partial
 from pathlib import Path
 
 import corpora
-import published
 import torch
 from safetensors.torch import load_file
 from tabulate import tabulate
 from torch import Tensor
 
 import tvcodec
+from tvcodec.published import (
+    BitDelta,
+    Consensus,
+    Published,
+    Rtvq,
+    SvdHybrid,
+    Tall,
+    TsvC,
+    Tvq,
+)
 
 SCALING = {"text4": 0.3, "vit8": 0.05}
 STEPS = (1.0, 2.0, 3.0)
+PUBLISHED: dict[str, tuple[Published, Callable[[int], float] | None]] = {  # nominal by tasks
+    "TVQ-4": (Tvq(bits=4), lambda tasks: 4),
+    "TVQ-3": (Tvq(bits=3), lambda tasks: 3),
+    "TVQ-2": (Tvq(bits=2), lambda tasks: 2),
+    "TVQ-2 group 128": (Tvq(bits=2, group=128, fp16=True), lambda tasks: 2.25),
+    "RTVQ B3O2": (Rtvq(), lambda tasks: 2 + 3 / tasks),
+    "RTVQ B3O2 no EC": (Rtvq(error_correction=False), lambda tasks: 2 + 3 / tasks),
+    "SVD-Hybrid fp16": (SvdHybrid(), None),
+    "SVD-Hybrid coded": (SvdHybrid(basis="coded"), None),
+    "SVD-Hybrid coded, no residual": (SvdHybrid(basis="coded", stages=0), None),
+    "SVD-Hybrid coded, all ranks": (SvdHybrid(basis="coded", energy_threshold=1.0), None),
+    "TALL": (Tall(fp16=True), lambda tasks: 1 + 16 / tasks),
+    "TALL fitted": (Tall(mask_lambda="fit", fp16=True), lambda tasks: 1 + 16 / tasks),
+    "Consensus": (Consensus(fp16=True), lambda tasks: 16 / tasks),
+    "TSV-C fp16": (TsvC(fp16=True), None),
+    "BitDelta": (BitDelta(fp16=True), lambda tasks: 1),
+}
 
 
 @dataclass
@@ -68,16 +94,16 @@ def measure(corpus: corpora.Corpus, only: list[str]) -> list[Row]:
     """All methods (or those named in `only`) on one corpus."""
     bench = Bench(corpus)
     methods: dict[str, Callable[[], Row]] = {"fine-tunes": bench.raw}
-    for quality, recipe in tvcodec.QUALITIES.items():
-        methods[quality] = partial(bench.ours, quality, recipe)
+    for quality, preset in tvcodec.QUALITIES.items():
+        methods[quality] = partial(bench.ours, quality, preset)
     for step in STEPS:
         name = f"step {step:g}"
         methods[name] = partial(bench.ours, name, tvcodec.Recipe(step=step))
     gain = tvcodec.Recipe(step=3.0, gain=0.5)
     methods["step 3 gain 0.5"] = partial(bench.ours, "step 3 gain 0.5", gain)
-    for bits in (4, 3, 2):
-        methods[f"TVQ-{bits}"] = partial(bench.tvq, bits)
-    methods["RTVQ B3O2"] = bench.rtvq
+    for name, (recipe, nominal) in PUBLISHED.items():
+        bits = nominal(len(bench.tau)) if nominal else None
+        methods[name] = partial(bench.ours, name, recipe, bits)
     rows = []
     for name, method in methods.items():
         if not only or name in only:
@@ -105,7 +131,9 @@ class Bench:
     def raw(self) -> Row:
         return self._row("fine-tunes", 32.0, 32.0, self.tau, time.monotonic())
 
-    def ours(self, method: str, recipe: tvcodec.Recipe) -> Row:
+    def ours(
+        self, method: str, recipe: tvcodec.Recipe | Published, nominal: float | None = None
+    ) -> Row:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "bank.tvq"
@@ -113,18 +141,7 @@ class Bench:
             bits = 8 * path.stat().st_size / self.values / len(self.tau)
             with tvcodec.open(path) as bank:
                 decoded = {task: dict(bank.task_vector(task)) for task in bank.tasks}
-        return self._row(method, None, bits, decoded, start)
-
-    def tvq(self, bits: int) -> Row:
-        return self._theirs(f"TVQ-{bits}", float(bits), published.tvq(self.tau, bits))
-
-    def rtvq(self) -> Row:
-        nominal = 2 + 3 / len(self.tau)
-        return self._theirs("RTVQ B3O2", nominal, published.rtvq(self.tau, 3, 2))
-
-    def _theirs(self, method: str, nominal: float, coded: published.Coded) -> Row:
-        bits = 8 * coded.size / self.values / len(self.tau)
-        return self._row(method, nominal, bits, coded.tau, time.monotonic())
+        return self._row(method, nominal, bits, decoded, start)
 
     def _row(
         self,

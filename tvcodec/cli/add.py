@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tvcodec.cli import options
-from tvcodec.cli.encode import check_settings, chosen_recipe, encode, phases, print_summary
+from tvcodec.cli.encode import chosen_recipe, encode, phases, print_summary
 from tvcodec.cli.progress import progress
 
 
@@ -48,11 +48,10 @@ def add(
       tvcodec add bank.tvq base/ cars=better-cars/ --replace --quality high
     """
     paths = options.by_task(fine_tunes)
-    check_settings(settings)
+    recipe, goal, _ = chosen_recipe(settings)
     from tvcodec import adding
     from tvcodec.checkpoint import open_checkpoint
 
-    recipe, goal = chosen_recipe(settings)
     base = open_checkpoint(base_model)
     with progress(*phases(base, len(paths), goal)) as advance:
         summary = adding.add(
@@ -71,5 +70,5 @@ def add(
     print_summary(summary, as_json, "new task")
 
 
-_OWN = {parameter.name for parameter in add.params}
+_OWN = {"masks", *(parameter.name for parameter in add.params)}
 add.params += [parameter for parameter in encode.params if parameter.name not in _OWN]

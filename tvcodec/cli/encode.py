@@ -9,82 +9,94 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvcodec.cli import options, report
+from tvcodec.cli import options, recipe_settings, report
 from tvcodec.cli.progress import progress
+from tvcodec.cli.recipe_settings import AUTO, QUALITIES, RecipeFile
 
 if TYPE_CHECKING:
     from tvcodec.checkpoint import Checkpoint
     from tvcodec.encoder import Summary
+    from tvcodec.published import Published
     from tvcodec.rate import Goal
     from tvcodec.recipes import Recipe
 
-QUALITIES = {  # what each costs and keeps, as measured
-    "small": "~0.04 bit",
-    "balanced": "~0.10 bit",
-    "high": "~1.1 bit",
-}
 _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
-
-_RATES = ("step", "bits", "size", "max_error", "quality", "exact")
 
 
 @click.command(
     short_help="Write fine-tunes into one .tvq file.",
     epilog="Of --quality, --step, --bits, --size, --max-error and --exact at most one may be given."
-    " All of them count for each task on its own.",
+    " All of them count for each task on its own. Settings of other recipes: see --recipe.",
 )
-@click.argument("base_model", metavar="BASE_MODEL")
+@click.argument("base_model", metavar="BASE_MODEL", required=False)
 @click.argument(
     "fine_tunes",
     type=options.NamedCheckpoint(),
     metavar="NAME=FINE_TUNE...",
     nargs=-1,
-    required=True,
 )
 @click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
 @click.option(
     "--quality",
-    type=click.Choice(list(QUALITIES)),
+    type=AUTO["quality"],
     help=f"How close, by preset [default: balanced]. Per parameter on gentle fine-tunes:"
     f" {_QUALITY_HELP}; more on violent ones.",
 )
 @click.option(
     "--step",
-    type=options.Number(least=0.001, most=1000),
+    type=AUTO["step"],
     help="Quantisation step, in units of the root mean square of the task vector: 1 is fine, 3"
-    " coarse.",
+    " coarse. With svd-hybrid, of a coded basis.",
 )
 @click.option(
     "--bits",
-    type=options.Number(above=0),
-    help="Bits per parameter, at most, but for what all tasks share.",
+    type=AUTO["bits"],
+    help="Bits per parameter, at most, but for what all tasks share. With tvq, of each code.",
 )
-@click.option("--size", type=options.Bytes(), help="Bytes per task, at most: 500KB, 1.5MB.")
+@click.option("--size", type=AUTO["size"], help="Bytes per task, at most: 500KB, 1.5MB.")
 @click.option(
     "--max-error",
-    type=options.Number(above=0),
+    type=AUTO["max_error"],
     help="Error relative to the norm of the task vector, at most: 0.5.",
 )
 @click.option("--exact", is_flag=True, help="Restore every bit of every weight.")
 @click.option(
     "--metric",
-    type=click.Choice(["mse", "function"]),
+    type=AUTO["metric"],
     help="What --step, --bits and --size judge by: squared error [default], or what the error does"
     " to the network, which allows large unbiased noise and suits less than half a bit.",
 )
 @click.option(
     "--gain",
-    type=options.Number(least=0, most=1),
+    type=AUTO["gain"],
     help="With --metric mse: undo this share (an exponent) of the shrinkage that rounding to a step"
     " brings. [default: 0]",
+)
+@options.recipe
+@options.svd_hybrid
+@click.option(
+    "--masks", metavar="DIR", help="Masks TASK.safetensors, for svd-hybrid, tall, consensus."
+)
+@click.option(
+    "--config",
+    metavar="FILE.yaml",
+    help="Settings, and with base_model_path, checkpoint_dir and tasks also the models.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A setting of the recipe, or of the file; may be repeated.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
 @options.force
 @options.as_json
 def encode(
-    base_model: str,
+    base_model: str | None,
     fine_tunes: tuple[tuple[str, str], ...],
     output: str,
+    masks: str | None,
     jobs: int | None,
     force: bool,
     as_json: bool,
@@ -99,21 +111,25 @@ def encode(
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
       tvcodec encode base/ cars=cars/ --max-error 0.3 -o bank.tvq
+      tvcodec encode base/ cars=cars/ --recipe tvq --bits 3 -o bank.tvq
     """
-    paths = options.by_task(fine_tunes)
-    check_settings(settings)
+    chosen, goal, said = chosen_recipe(settings)
+    base_model, paths = _models(base_model, fine_tunes, said)
+    given = _masks(masks or said.places.get("mask_dir"), paths)
+    if given and not chosen.uses_masks:
+        raise click.UsageError(f"recipe {chosen.name!r} has no use for masks")
     from tvcodec import encoder
     from tvcodec.checkpoint import open_checkpoint
 
-    recipe, goal = chosen_recipe(settings)
     base = open_checkpoint(base_model)
     with progress(*phases(base, len(paths), goal)) as advance:
         summary = encoder.encode(
             base,
             paths,
             output,
-            recipe=recipe,
+            recipe=chosen,
             goal=goal,
+            masks=given,
             jobs=jobs,
             force=force,
             progress=advance,
@@ -128,35 +144,47 @@ def phases(base: Checkpoint, tasks: int, goal: Goal | None) -> Iterator[tuple[st
     yield ("searching the step", None) if goal else ("encoding", values * tasks)
 
 
-def check_settings(settings: dict[str, Any]) -> None:
-    """Usage errors for settings that exclude each other or do nothing."""
-    given = [
-        f"--{name.replace('_', '-')}" for name in _RATES if settings[name] not in (None, False)
-    ]
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} exclude each other: give one")
-    stepped = bool(given) and given[0] in ("--step", "--bits", "--size")
-    for name in ("metric", "gain"):
-        if settings[name] is not None and not stepped:
-            raise click.UsageError(f"--{name} goes with --step, --bits or --size")
-    if settings["gain"] is not None and settings["metric"] == "function":
-        raise click.UsageError("--gain goes with --metric mse")
+def chosen_recipe(
+    settings: dict[str, Any],
+) -> tuple[Recipe | Published, Goal | None, RecipeFile]:
+    """What the options ask for, and what else is in a file of settings; a usage error where they
+    exclude each other."""
+    own = {key: value for key, value in settings.items() if value is not None}
+    recipe, exact = own.pop("recipe", None), own.pop("exact", False)
+    said = recipe_settings.read(own.pop("config", None), own.pop("overrides", ()))
+    if said.ignored:
+        report.note(f"note: {', '.join(said.ignored)}: for tvcodec merge, not used here")
+    if exact:
+        others = [f"--{key.replace('_', '-')}" for key in recipe_settings.RATES if key in own]
+        others += [f"--recipe {recipe}"] if recipe else []
+        if others:
+            given = " and ".join([*others, "--exact"])
+            raise click.UsageError(f"{given} exclude each other: give one")
+        recipe = "exact"
+    return *recipe_settings.make(recipe or said.recipe, {**said.settings, **own}), said
 
 
-def chosen_recipe(settings: dict[str, Any]) -> tuple[Recipe, Goal | None]:
-    """What the options ask for."""
-    from tvcodec.rate import Goal
-    from tvcodec.recipes import EXACT, QUALITIES, Recipe
+def _models(
+    base_model: str | None, fine_tunes: tuple[tuple[str, str], ...], said: RecipeFile
+) -> tuple[str, dict[str, str]]:
+    """The base model and the fine-tune of each task, as given or as the file says."""
+    base_model = base_model or said.places.get("base_model_path")
+    if not base_model:
+        raise click.UsageError("Missing argument 'BASE_MODEL'.")
+    directory, tasks = said.places.get("checkpoint_dir"), said.places.get("tasks")
+    if not fine_tunes and directory and tasks:
+        named = options.NamedCheckpoint()
+        found = [f"{task}={recipe_settings.of_task(directory, task)}" for task in tasks]
+        fine_tunes = tuple(named.convert(text, None, None) for text in found)
+    if not fine_tunes:
+        raise click.UsageError("Missing argument 'NAME=FINE_TUNE...'.")
+    return base_model, options.by_task(fine_tunes)
 
-    if settings["exact"]:
-        return EXACT, None
-    recipe = Recipe(metric=settings["metric"] or "mse", gain=settings["gain"] or 0.0)
-    if settings["step"]:
-        return recipe.at_step(settings["step"]), None
-    goals = {name: settings[name] for name in ("bits", "size", "max_error") if settings[name]}
-    if goals:
-        return recipe, Goal(**goals)
-    return QUALITIES[settings["quality"] or "balanced"], None
+
+def _masks(directory: str | None, tasks: dict[str, str]) -> dict[str, str] | None:
+    if directory is None:
+        return None
+    return {task: recipe_settings.of_task(directory, task) for task in tasks}
 
 
 def print_summary(summary: Summary, as_json: bool, noun: str = "task") -> None:

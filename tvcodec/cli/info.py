@@ -12,6 +12,7 @@ import click
 
 from tvcodec.archive import Archive
 from tvcodec.cli import options, report
+from tvcodec.cli.diagnostics import diagnostics as diagnosed
 from tvcodec.cli.parameters import parameter_rows, parameters_text
 
 INDEX_BYTES = 200_000  # of task indexes read without being asked: about 0.1 s
@@ -25,6 +26,12 @@ RECIPE_ROOM = 80 - 38  # columns, the other columns taken off
 @click.option("--parameters", is_flag=True, help="The table of parameters instead, task by task.")
 @click.option("--task", metavar="TASK", help="With --parameters: of this task only.")
 @click.option(
+    "--diagnostics",
+    is_flag=True,
+    help="Rank, energy, errors and compression of each parameter instead, as JSON in the keys of"
+    " SVD-Hybrid's diagnostics.json.",
+)
+@click.option(
     "--kinds",
     is_flag=True,
     help="Bytes by kind and recipes even in a file of so many tasks that it takes a while.",
@@ -35,6 +42,7 @@ def info(
     bank: str,
     parameters: bool,
     task: str | None,
+    diagnostics: bool,
     kinds: bool,
     expect_root: str | None,
     as_json: bool,
@@ -52,9 +60,13 @@ def info(
     """
     if task is not None and not parameters:
         raise click.UsageError("--task goes with --parameters")
+    if diagnostics and parameters:
+        raise click.UsageError("--parameters and --diagnostics exclude each other: give one")
     archive = Archive(bank, expected_root=expect_root)
     chosen = (task,) if task is not None else archive.tasks
-    if as_json:
+    if diagnostics:
+        report.print_json(diagnosed(archive))
+    elif as_json:
         value = _describe(archive, kinds)
         if parameters:
             value["parameters"] = [row for name in chosen for row in parameter_rows(archive, name)]
@@ -111,6 +123,7 @@ def _text(value: dict[str, Any]) -> str:
         f"  sha256    {base['sha256']}\n"
         f"root        {value['root']}",
         _tasks(value["tasks"]),
+        *_whole_recipe(value["tasks"]),
         _kinds(value),
         *_similarity([task["task"] for task in value["tasks"]], value),
     ]
@@ -130,6 +143,14 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
         for task in tasks
     ]
     return report.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
+
+
+def _whole_recipe(tasks: list[dict[str, Any]]) -> Iterator[str]:
+    """What all tasks have in common, where the table has no room for it."""
+    said = {task["recipe"] for task in tasks}
+    text = _recipe(said.pop()) if len(said) == 1 else ""
+    if len(text) > RECIPE_ROOM:
+        yield textwrap.fill(f"recipe  {text}", 80, subsequent_indent=" " * 8)
 
 
 def _recipe(text: str | None) -> str:

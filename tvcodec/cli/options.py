@@ -118,6 +118,77 @@ def by_task(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return paths
 
 
+def recipe(command: Command) -> Command:
+    """The option --recipe."""
+    return click.option(
+        "--recipe",
+        metavar="NAME",
+        help="auto [default], exact, or a published system: svd-hybrid, tvq, rtvq, tall, consensus,"
+        " tsv-c, bitdelta. Their settings go into --set; an unknown one brings up the list.",
+    )(command)
+
+
+def svd_hybrid(command: Command) -> Command:
+    """Settings of the recipe svd-hybrid, and of others that have the same."""
+    for option in reversed(_SVD_HYBRID):
+        command = option(command)
+    return command
+
+
+_SVD_HYBRID = (
+    click.option(
+        "--energy-threshold",
+        type=Number(least=0, most=1),
+        help="svd-hybrid: share of the energy that the basis holds. [default: 0.9]",
+    ),
+    click.option(
+        "--max-rank",
+        type=click.IntRange(min=1),
+        help="svd-hybrid: vectors of the basis, at most. [default: 128]",
+    ),
+    click.option(
+        "--center/--no-center",
+        default=None,
+        help="svd-hybrid: store the mean of the tasks apart. [default: center]",
+    ),
+    click.option(
+        "--fp16/--no-fp16",
+        default=None,
+        help="Published systems: floats in 16 bits. [default: fp16 for svd-hybrid]",
+    ),
+    click.option(
+        "--low-bits",
+        type=click.IntRange(1, 8),
+        help="svd-hybrid: bits of each stage of the residual. [default: 4]",
+    ),
+    click.option(
+        "--stages",
+        type=click.IntRange(0, 15),
+        help="svd-hybrid: stages of the residual. [default: 2]",
+    ),
+    click.option(
+        "--mask-strategy",
+        type=click.Choice(["union", "intersection", "majority"]),
+        help="svd-hybrid: how many tasks a value has to matter to. [default: union]",
+    ),
+    click.option(
+        "--include-noise/--no-include-noise",
+        default=None,
+        help="svd-hybrid: keep, shrunk, what the masks leave out.",
+    ),
+    click.option(
+        "--noise-shrink",
+        type=Number(least=0, most=1),
+        help="svd-hybrid: factor of that. [default: 0.5]",
+    ),
+    click.option(
+        "--basis",
+        type=click.Choice(["fp16", "coded"]),
+        help="svd-hybrid: vectors of the basis as floats, or by the auto codec, in a fraction of"
+        " the room. [default: fp16]",
+    ),
+)
+
 bank_argument = click.argument("bank", metavar="BANK.tvq")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 force = click.option("--force", is_flag=True, help="Overwrite what is there.")

@@ -1,0 +1,35 @@
+"""TSV-Compress: the strongest singular triplets of each task's matrices.
+
+Gargiulo et al., "Task Singular Vectors: Reducing Task Interference in Model Merging" (CVPR 2025,
+arXiv 2412.00081). What differs: a matrix of which not one triplet would be left, or whose triplets
+would take more room than itself, stays in floats like all that is not a matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tvcodec import lowrank
+from tvcodec.dense import as_half
+from tvcodec.family import Family, Sum
+from tvcodec.published.settings import Published
+
+
+@dataclass(frozen=True, kw_only=True)
+class TsvC(Published):
+    """Of a matrix m x n, min(m, n) / T triplets with T tasks in the file."""
+
+    name: ClassVar[str] = "tsv-c"
+
+    def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:
+        rows, columns = tau.shape
+        rank = int(min(rows, columns) * (1 / family.of))
+        if len(family.parameter.dims) != 2 or not 0 < rank * (rows + columns + 1) < rows * columns:
+            return self.floats(tau)
+        left, sigma, right = torch.linalg.svd(tau, full_matrices=False)
+        left, right = as_half(left[:, :rank], self.fp16), as_half(right[:rank].T, self.fp16)
+        return Sum((lowrank.Factors(left, right, sigma[:rank]),))
