@@ -446,18 +446,24 @@ def test_parameter_names_that_are_fine():
     assert index.valid_parameter_name("model.layers.0.mlp gate/ä:weight")
 
 
-def test_an_index_of_a_large_task_is_read_quickly():
+def test_reading_an_index_takes_time_in_proportion():
+    """Of four times the entries less than eight times as much; a quadratic search would take
+    sixteen."""
+    assert seconds_to_read(2000) < 8 * seconds_to_read(500)
+
+
+def seconds_to_read(count):
     parameters = tuple(
         index.BaseParameter(f"layer.{number:04}", "float32", (768, 768), bytes(32))
-        for number in range(1000)
+        for number in range(count)
     )
     factors = index.Factors(9, Stream(2, 900, 15), Stream(2, 900, 15), Stream(0, 18))
     rest = index.RotatedLargest(14, 6, 0.5, Stream(0, 72), Stream(3, 1000, 7))
-    entries = tuple(entry(number, factors, rest) for number in range(1000))
+    entries = tuple(entry(number, factors, rest) for number in range(count))
     data = index.pack_task(index.TaskIndex(digest=bytes(32), entries=entries))
     best = math.inf
     for _ in range(5):
-        started = time.perf_counter()
+        started = time.process_time()
         index.unpack_task(data, parameters, "large")
-        best = min(best, time.perf_counter() - started)
-    assert best < 0.1, "100 microseconds an entry is ten times what it should take"
+        best = min(best, time.process_time() - started)
+    return best

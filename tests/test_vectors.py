@@ -129,6 +129,10 @@ def test_a_merge_is_the_weighted_sum(name):
         return
     file = reader.File(VECTORS / name)
     with tvcodec.open(VECTORS / name) as bank:
+        if not bank.tasks:
+            with pytest.raises(tvcodec.TvqError, match="at least one task"):
+                bank.merge(BASE)
+            return
         weights = {task: 0.75 - number for number, task in enumerate(bank.tasks)}
         merged = bank.merge(BASE, weights)
         taus = {task: file.taus(task, BASE_MODEL) for task in bank.tasks}
