@@ -21,6 +21,7 @@ MOST_LINES = 300
 IMPORTS = {
     # what everything may know
     "errors": "",
+    "threads": "",
     # bytes, which know no tensors
     "source": "errors",
     "durable": "errors",
@@ -51,12 +52,13 @@ IMPORTS = {
     "rate": "errors",
     "parameter": "auto codec dense index quantize recipes",
     # models in and out
-    "checkpoint": "durable errors index",
-    "model": "checkpoint errors",
+    "checkpoint": "durable errors index threads",
+    "model": "checkpoint errors threads",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
-    "encoder": "checkpoint container errors index parameter rate recipes similarity spool survey",
+    "encoder": "checkpoint container errors index parameter rate recipes similarity spool survey"
+    " threads",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from tvcodec import parameter, rate, similarity
@@ -28,6 +27,7 @@ from tvcodec.index import (
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
+from tvcodec.threads import one_thread
 
 ALONE = 1 << 22  # values from which memory for one parameter at a time is all there should be
 
@@ -92,7 +92,7 @@ def encode(
         for checkpoint in (base, *tunes.values()):
             refuse_inputs(path, checkpoint.paths)
         writer = stack.enter_context(Writer(path, force=force))
-        stack.enter_context(_one_thread_per_parameter())
+        stack.enter_context(one_thread())
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         recipes = _recipes(found, recipe, goal, pool, progress)
@@ -128,18 +128,6 @@ def _check_names(fine_tunes: Mapping[str, object]) -> None:
             )
         if (other := folded.setdefault(name.casefold(), name)) != name:
             raise ValueError(f"tasks {other!r} and {name!r}: names differ in more than case")
-
-
-@contextmanager
-def _one_thread_per_parameter() -> Iterator[None]:
-    """Sums depend on how many threads share them, so each stays in one; parameters run in
-    parallel instead."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _recipes(

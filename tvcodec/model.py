@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tvcodec.checkpoint import (
     save_safetensors,
 )
 from tvcodec.errors import TvqError
+from tvcodec.threads import one_thread
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 Compute = Callable[[str], Tensor]
@@ -45,7 +47,8 @@ class Model(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
             raise KeyError(name)
-        return self._compute(name)
+        with one_thread():
+            return self._compute(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -95,10 +98,12 @@ class Model(Mapping[str, Tensor]):
                 hint="write .safetensors and convert it",
             )
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
+        one_at_a_time = threading.Lock()
 
         def compute(name: str) -> Tensor:
             tensor = self._compute(name)
-            progress(tensor.numel())
+            with one_at_a_time:
+                progress(tensor.numel())
             return tensor
 
         metadata = {"format": "pt", **self.metadata}
