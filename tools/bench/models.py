@@ -98,11 +98,8 @@ class Sizes:
 
 
 def make(root: Path, shape: Shape, sizes: dict[str, Sizes], tasks: int) -> list[Path]:
-    """Writes base/ and tasks/ under `root`, unless they are there; the directories of the
-    fine-tunes."""
-    folders = [root / "tasks" / f"task{task}" for task in range(tasks)]
-    if all((folder / WHOLE).exists() for folder in (root / "base", *folders)):
-        return folders
+    """Writes base/ and tasks/ under `root`; the directories of the fine-tunes."""
+    folders = _folders(root, tasks)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # sums depend on how many threads share them
     try:
@@ -113,6 +110,11 @@ def make(root: Path, shape: Shape, sizes: dict[str, Sizes], tasks: int) -> list[
     finally:
         torch.set_num_threads(before)
     return folders
+
+
+def whole(root: Path, tasks: int) -> bool:
+    """Whether `make` has been there, to the end."""
+    return all((folder / WHOLE).exists() for folder in (root / "base", *_folders(root, tasks)))
 
 
 def sizes_of(corpus: corpora.Corpus) -> dict[str, Sizes]:
@@ -140,6 +142,10 @@ def made_up_sizes() -> dict[str, Sizes]:
     """Without a corpus, for tests: spectra that fall by powers."""
     spectra = [torch.arange(1, 65, dtype=torch.float64).pow(-power) for power in (0.5, 0.8, 1.1)]
     return {role: Sizes(spectra, [0.002, 0.003], 0.03) for role in (*ROLES, VECTORS)}
+
+
+def _folders(root: Path, tasks: int) -> list[Path]:
+    return [root / "tasks" / f"task{task}" for task in range(tasks)]
 
 
 def _with_bias(name: str, dims: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -171,8 +177,8 @@ def _change(name: str, original: Tensor, sizes: dict[str, Sizes], task: int) -> 
     left, right = (
         torch.linalg.qr(torch.randn(side, rank, generator=chance))[0] for side in (rows, columns)
     )
-    values = (left * _stretched(real.spectra[turn % len(real.spectra)], rank)) @ right.T
-    return (values * (size / _rms(values))).view(dims)
+    values: Tensor = (left * _stretched(real.spectra[turn % len(real.spectra)], rank)) @ right.T
+    return values.mul_(size / _rms(values)).view(dims)
 
 
 def _spectrum(matrix: Tensor) -> Tensor:
@@ -211,9 +217,9 @@ def main() -> None:
     parser.add_argument("--text4", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=8)
     options = parser.parse_args()
-    sizes = sizes_of(corpora.load("text4", options.text4))
-    for path in make(options.folder, VIT_B_32, sizes, options.tasks):
-        print(path)
+    if not whole(options.folder, options.tasks):
+        sizes = sizes_of(corpora.load("text4", options.text4))
+        make(options.folder, VIT_B_32, sizes, options.tasks)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Merges by tvcodec beside those by the packages that people use: TSV-Merge by FusionBench and
 weighted by mergekit, of the same eight fine-tunes of 87 million parameters.
 
-usage: peers.py --cache DIR --text4 DIR [--methods tsvm,weighted] [--repeat N] [--json FILE]
+usage: peers.py --cache DIR --text4 DIR [--methods tsvm,weighted]
+                [--archives "exact,step 2,balanced"] [--repeat N] [--json FILE]
 
 Everything is made under DIR and taken from there when it is there: models (see models.py), archives
 and an environment for each peer. Runs are whole commands, each in a process of its own, ours and
@@ -81,27 +82,33 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--text4", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(PEERS))
+    parser.add_argument("--archives", default=",".join(ARCHIVES))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cache = options.cache.resolve()
     models = cache / "models"
     quietly([sys.executable, HERE / "models.py", models, "--text4", options.text4.resolve()])
-    rows = []
+    rows: list[Runs] = []
     for method in options.methods.split(","):
-        sides = [*ours(method, models, cache), peer(method, models, cache)]
+        sides = [
+            *ours(method, options.archives.split(","), models, cache),
+            peer(method, models, cache),
+        ]
         rows += measure(method, sides, models, options.repeat)
         print(table(rows), flush=True)
         if options.json:
             options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
-def ours(method: str, models: Path, cache: Path) -> Iterator[Side]:
-    """`tvcodec merge` of each archive, which is made where it is not there."""
+def ours(method: str, archives: Sequence[str], models: Path, cache: Path) -> Iterator[Side]:
+    """`tvcodec merge` of each of the archives that the method can use, which are made where they
+    are not there."""
     base, tunes = models / "base", fine_tunes(models)
+    (cache / "merged").mkdir(exist_ok=True)
     tvcodec = (sys.executable, "-m", "tvcodec")
     idle = (sys.executable, "-c", "import tvcodec.cli.merge, tvcodec.decoder")
-    for archive in OURS[method]:
+    for archive in (name for name in OURS[method] if name in archives):
         bank = cache / f"{archive.replace(' ', '-')}.tvq"
         if not bank.exists():
             named = [f"{path.name}={path}" for path in tunes]
