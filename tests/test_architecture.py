@@ -21,6 +21,7 @@ MOST_LINES = 300
 IMPORTS = {
     # what everything may know
     "errors": "",
+    "threads": "",
     # bytes, which know no tensors
     "source": "errors",
     "memory": "errors",
@@ -53,8 +54,8 @@ IMPORTS = {
     "rate": "errors",
     "parameter": "auto codec dense index quantize recipes",
     # models in and out
-    "checkpoint": "durable errors index",
-    "model": "checkpoint errors memory",
+    "checkpoint": "durable errors index threads",
+    "model": "checkpoint errors memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter",
@@ -65,7 +66,7 @@ IMPORTS = {
     "sharing": "auto family index parameter recipes",
     "joint": "dense family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
-    " similarity spool survey",
+    " similarity spool survey threads",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",

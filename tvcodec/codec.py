@@ -238,13 +238,12 @@ def expand(
     """
     total = torch.zeros(extent.count)
     matrix = total.view(extent.rows, extent.columns) if kept is None else None
+    factors: list[lowrank.Factors] = []
     frames: dict[int, Tensor] = {}
     for content in contents:
         match content:
             case lowrank.Factors():
-                if matrix is None:
-                    matrix = torch.zeros(extent.rows, extent.columns)
-                content.add_to(matrix)
+                factors.append(content)
             case quantize.Stage():
                 total.add_(content.codes.view(-1), alpha=content.scale)
             case quantize.Grouped():
@@ -259,6 +258,9 @@ def expand(
                 )
             case basis.Coefficients() | dense.Exact():
                 raise TypeError(f"{type(content).__name__}: need more than the parts themselves")
+    if factors:
+        matrix = torch.zeros(extent.rows, extent.columns) if matrix is None else matrix
+        lowrank.add_all(factors, matrix)
     for frame in frames.values():
         total.add_(rotated.unrotate(frame, seed, extent.count))
     if matrix is None or kept is None:

@@ -8,6 +8,7 @@ along that direction, so one step is the equal-slope choice for factors and resi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from tvcodec.quantize import uniform_codes
 
 PEAKS = (7, 3, 2, 1)  # largest codes of which 1, 2, 2, 3 and 5 fit a byte
+TOGETHER = 256  # components whose factors are floats at a time
 LEAST_GROUP = 3  # components that a stream of their own pays for
 
 
@@ -60,6 +62,20 @@ class Factors:
     def scaled(self, factor: float) -> Factors:
         """The same part times `factor`."""
         return replace(self, scales=self.scales * factor)
+
+
+def add_all(parts: Sequence[Factors], total: Tensor) -> None:
+    """Adds the matrices of all to `total` [m, n] float32, in place: many thin ones by one product,
+    since each product reads and writes the whole."""
+    together: list[Factors] = []
+    for at, part in enumerate(parts):
+        together.append(part)
+        width = sum(len(one.scales) for one in together)
+        if at + 1 == len(parts) or width + len(parts[at + 1].scales) > TOGETHER:
+            left = [one.left.to(torch.float32, copy=True).mul_(one.scales) for one in together]
+            right = [one.right.to(torch.float32) for one in together]
+            total.addmm_(torch.cat(left, 1), torch.cat(right, 1).T)
+            together = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tvcodec.checkpoint import (
 )
 from tvcodec.errors import TvqError
 from tvcodec.memory import granted
+from tvcodec.threads import one_thread
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 Compute = Callable[[str], Tensor]
@@ -48,7 +50,8 @@ class Model(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
             raise KeyError(name)
-        return self._computed(name)
+        with one_thread():
+            return self._computed(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -106,10 +109,12 @@ class Model(Mapping[str, Tensor]):
                 hint="write .safetensors and convert it",
             )
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
+        one_at_a_time = threading.Lock()
 
         def compute(name: str) -> Tensor:
             tensor = self._computed(name)
-            progress(tensor.numel())
+            with one_at_a_time:
+                progress(tensor.numel())
             return tensor
 
         metadata = {"format": "pt", **self.metadata}

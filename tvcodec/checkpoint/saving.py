@@ -1,7 +1,7 @@
 """Write a model: one .safetensors file, or a directory laid out as Hugging Face does.
 
-Tensors are asked for one at a time, in the order in which they lie in the file, so that no more
-than one is in memory; the bytes depend on names, values and metadata alone.
+Tensors are asked for in the order in which they lie in the file, a few at a time, so that no more
+than those are in memory; the bytes depend on names, values and metadata alone.
 """
 
 import json
@@ -25,6 +25,7 @@ from tvcodec.checkpoint.safetensors_file import (
 )
 from tvcodec.durable import durable_directory, durable_file
 from tvcodec.errors import CheckpointError, naming
+from tvcodec.threads import computed
 
 DEFAULT_MAX_SHARD_SIZE = 5_000_000_000
 _HUGGING_FACE = {"format": "pt"}
@@ -55,7 +56,7 @@ def save_safetensors(
 ) -> None:
     """Write the tensors of `plan` to one file that appears whole or not at all.
 
-    `tensor_of(name)` is called once for each name, in the order of `file_order(plan)`. `metadata`
+    `tensor_of(name)` is called once for each name, by several threads. `metadata`
     defaults to {"format": "pt"}, which transformers asks for. Raises TvqError if the file exists
     and `force` is not set, ValueError where a tensor is not as planned.
     """
@@ -100,13 +101,16 @@ def _write(
     handle: BinaryIO, plan: Plan, tensor_of: TensorOf, metadata: Mapping[str, str] | None
 ) -> None:
     handle.write(safetensors_header(plan, _HUGGING_FACE if metadata is None else metadata))
-    for name, dtype, shape in file_order(plan):
-        tensor = tensor_of(name)
+    order = file_order(plan)
+    sizes = [(name, tensor_bytes(dtype, shape)) for name, dtype, shape in order]
+    tensors = computed(tensor_of, sizes)
+    for name, dtype, shape in order:
+        tensor = next(tensors)
         found = (dtype_name(tensor.dtype), tuple(tensor.shape))
         if found != (dtype, tuple(shape)):
             raise ValueError(f"{name!r}: expected {dtype} {shape}, got {found[0]} {found[1]}")
         handle.write(byte_view(tensor))
-        del tensor  # before the next one is made
+        del tensor  # before the next one is taken
 
 
 def _split(plan: Plan, max_shard_size: int) -> list[Plan]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 CUTOFF = 1e-6  # share of the largest singular value under which a direction is rounding noise
+INDEPENDENT = 0.03  # least part of a column that others lack, for digits enough to be left
 CHUNK = 4096  # rows that are float64 at a time
 
 
@@ -27,6 +28,24 @@ def product(matrix: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     """matrix @ right, computed in float64 and rounded once."""
     pieces = [(rows.to(torch.float64) @ right).to(dtype) for rows in torch.split(matrix, CHUNK)]
     return torch.cat(pieces)
+
+
+def orthonormal(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Q with orthonormal columns and R with Q R = matrix [m, n], both float64.
+
+    By a Cholesky decomposition, R^T R, of the Gram matrix of the columns in units of their norms,
+    which costs a few products; by Householder reflections where columns are too much alike for
+    that.
+    """
+    norms = torch.linalg.vector_norm(matrix, dim=0)
+    if matrix.numel() and bool((norms > 0).all()):
+        unit = matrix / norms
+        core, failed = torch.linalg.cholesky_ex(unit.T @ unit, upper=True)
+        if not failed and float(core.diagonal().min()) > INDEPENDENT:
+            frame = torch.linalg.solve_triangular(core, unit, upper=True, left=False)
+            return frame, core * norms
+    frame, core = torch.linalg.qr(matrix)
+    return frame, core
 
 
 def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,12 +68,12 @@ def triplets_of_matrix(matrix: Tensor, rank: int) -> Triplets:
 
 def triplets_of_factors(left: Tensor, right: Tensor, rank: int) -> Triplets:
     """At most `rank` triplets of left @ right^T, for any left [m, r] and right [n, r],
-    numbers or codes; float64 if one of them is, else float32. Costs thin QR decompositions, and
+    numbers or codes; float64 if one of them is, else float32. Costs orthonormal bases of both, and
     nothing of the size of the matrix."""
     double = torch.float64 in (left.dtype, right.dtype)
     dtype = torch.float64 if double else torch.float32
-    left_frame, left_core = torch.linalg.qr(left.to(torch.float64))
-    right_frame, right_core = torch.linalg.qr(right.to(torch.float64))
+    left_frame, left_core = polar.orthonormal(left.to(torch.float64))
+    right_frame, right_core = polar.orthonormal(right.to(torch.float64))
     core = triplets_of_matrix(left_core @ right_core.T, rank)
     return Triplets(
         (left_frame @ core.left).to(dtype),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -69,23 +69,11 @@ def dare(tasks: Tasks, rate: float, seed: int) -> Tau:
     def tau(number: int) -> Tensor:
         name = tasks.parameters[number].name
         total = torch.zeros(tasks.parameters[number].dims)
-        with _one_thread():
-            for term, whole in zip(tasks.terms, tasks.each(number), strict=True):
-                total += dare_maths.drop(whole, rate, seed, term.task.name, name)
+        for term, whole in zip(tasks.terms, tasks.each(number), strict=True):
+            total += dare_maths.drop(whole, rate, seed, term.task.name, name)
         return total
 
     return tau
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def consensus(tasks: Tasks, threshold: float, votes: int) -> Tau:
@@ -111,10 +99,13 @@ def ties_by_model(tasks: Tasks, density: float, progress: Progress) -> Tau:
     """Each task has one threshold, for which all its parameters are read once before the first of
     them is merged; `progress` is told of each as often as there are tasks."""
     thresholds: list[float] = []
+    measuring = threading.Lock()
 
     def tau(number: int) -> Tensor:
-        if not thresholds:
-            thresholds.extend(_threshold(tasks, term, density, progress) for term in tasks.terms)
+        with measuring:
+            if not thresholds:
+                found = [_threshold(tasks, term, density, progress) for term in tasks.terms]
+                thresholds.extend(found)
         pairs = zip(tasks.each(number), thresholds, strict=True)
         return ties_maths.merge([ties_maths.trim(one, threshold) for one, threshold in pairs])
 
