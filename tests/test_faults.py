@@ -10,10 +10,12 @@ import pytest
 import torch
 from faults import gate, oplog
 from faults.anatomy import taken_apart
+from faults.comparison import compared
 from faults.mutations import mutated
-from faults.outcome import VECTORS, compared, everything, outcome
+from faults.outcome import VECTORS, everything, outcome
 from run_faults import KINDS, MEMORY, TABLE
 
+from tvcodec.decoder import Bank
 from tvcodec.errors import FormatError, TvqError
 from tvcodec.memory import granted
 
@@ -36,6 +38,7 @@ LEAST = {  # cases that a quick run has, where a small file system can be mounte
     "control": 40,
 }
 SMALLEST = VECTORS / "y_smallest.tvq"
+SOUND = json.loads((VECTORS / "expected.json").read_text())["vectors"]
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +112,24 @@ def test_a_reading_that_takes_long_is_wrong(monkeypatch):
 
 def test_readers_that_differ_are_noticed(monkeypatch):
     assert compared(SMALLEST).problem is None
-    monkeypatch.setattr("faults.outcome.reader.centred", lambda stream, values: values)
+    monkeypatch.setattr("faults.comparison.reader.centred", lambda stream, values: values)
     assert compared(SMALLEST).problem == "other values of 'l'"
-    monkeypatch.setattr("faults.outcome.reader.END_MAGIC", b"another.")
+    monkeypatch.setattr("faults.comparison.reader.END_MAGIC", b"another.")
     assert compared(SMALLEST).problem.startswith("read in spite of R5")
+
+
+def test_a_fine_tune_that_differs_is_noticed(monkeypatch):
+    paths = [path for path in sorted(VECTORS.glob("y_*.tvq")) if path.name != "y_frames.tvq"]
+    known = [path for path in paths if SOUND[path.name]["base"]]
+    decode = Bank.decode
+
+    def zeros(bank, *values):
+        return {name: tensor.mul(0) for name, tensor in decode(bank, *values).items()}
+
+    monkeypatch.setattr(Bank, "decode", zeros)
+    silent = [path.stem for path in known if compared(path).problem is None]
+    assert len(known) > 40
+    assert silent == ["y_empty"]
 
 
 @pytest.mark.parametrize("path", sorted(VECTORS.glob("y_*.tvq")), ids=lambda path: path.stem)
