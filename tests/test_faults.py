@@ -153,7 +153,7 @@ def test_the_gate_finds_all_kinds_of_checks():
 
 
 def test_a_check_that_no_file_proves_is_noticed(monkeypatch):
-    monkeypatch.setattr(gate, "cases", lambda: {"one": lambda: gate.Archive(SMALLEST)})
+    monkeypatch.setattr(gate, "cases", lambda: {"one": gate.Case(lambda: gate.Archive(SMALLEST))})
     monkeypatch.setattr(gate, "places", lambda: iter(list(PLACES)[:2]))
     monkeypatch.setattr(gate, "GUARDS", {})
     tally = gate.survivors(Path(), 1)
