@@ -50,13 +50,13 @@ KINDS = {
     "gate": Kind(
         "each check of the reader switched off: a file must tell", "gate.survivors", 1, 12, False
     ),
-    "kills": Kind("kill -9 at random moments", "crash.kills", 300, 15, False),
+    "kills": Kind("kill -9 at random moments", "crash.kills", 300, 10, False),
     "steps": Kind(
-        "kill -9 before each operation on files", "crash.kills_at_each_step", 1, 6, False
+        "kill -9 before each operation on files", "crash.kills_at_each_step", 1, 9, False
     ),
-    "sizes": Kind("no file beyond a limit (RLIMIT_FSIZE)", "crash.file_size_limits", 60, 5, False),
-    "full": Kind("a file system of 4 MiB that is full", "crash.full_disk", 1, 4, False),
-    "reads": Kind("reads that fail, from the first to the last", "crash.read_errors", 1, 1, False),
+    "sizes": Kind("no file beyond a limit (RLIMIT_FSIZE)", "crash.file_size_limits", 60, 4, False),
+    "full": Kind("a file system of 4 MiB that is full", "crash.full_disk", 1, 5, False),
+    "reads": Kind("reads that fail, from the first to the last", "crash.read_errors", 1, 2, False),
     "calls": Kind("fsync, rename or link fails once, at each call", "calls.failing", 1, 5, False),
     "power": Kind("power cuts, every state that may be left", "power.cuts", 1, 1, False),
     "control": Kind(
