@@ -24,6 +24,7 @@ BASE = VECTORS / MANIFEST["base"]["file"]
 SOUND = {name: entry for name, entry in MANIFEST["vectors"].items() if "rule" not in entry}
 BROKEN = {name: entry for name, entry in MANIFEST["vectors"].items() if "rule" in entry}
 CONTENT_RULES = range(55, 63)  # what a reader of indexes alone does not see
+SEEDS = [2**32 - 1, 2**32 - 2, 2**32 - 3]
 WITHOUT_A_FILE = {12, 62}  # need a digest, or another base model: tested below
 
 
@@ -48,8 +49,12 @@ def assert_near(values, expected):
     tolerance = 1.01 * expected["tolerance"]  # which has three digits
     assert list(np.shape(values)) == expected["dims"]
     np.testing.assert_allclose(flat[: len(first)], first, rtol=0, atol=tolerance)
-    norm = np.linalg.norm(flat[np.isfinite(flat)])
+    finite = np.where(np.isfinite(flat), flat, 0)
+    norm = np.linalg.norm(finite)
     assert abs(norm - expected["norm"]) <= tolerance * flat.size**0.5 + 1e-8 * norm
+    for seed, wanted in zip(SEEDS, expected["projections"], strict=True):
+        projection = finite @ reader.signs(seed, flat.size)
+        assert abs(projection - wanted) <= tolerance * flat.size + 1e-8 * (norm + abs(wanted))
 
 
 def test_the_manifest_is_complete():
@@ -97,6 +102,31 @@ def test_the_second_reader_decodes(name):
         if base is None:
             continue
         assert_same_fine_tune(file.fine_tune(task, base), wanted["fine_tune"])
+
+
+def test_a_value_in_another_place_or_of_another_sign_is_noticed():
+    noticed = []
+    for name, expected in SOUND.items():
+        if name == "y_frames.tvq":
+            continue
+        file = reader.File(VECTORS / name)
+        base = BASE_MODEL if expected["base"] else None
+        for task, wanted in expected["tasks"].items():
+            for parameter, values in file.task_vector(task, base).items():
+                for changed in changes(values):
+                    with pytest.raises(AssertionError):
+                        assert_near(changed, wanted["task_vector"][parameter])
+                    noticed.append(parameter)
+    assert len(noticed) > 100
+
+
+def changes(values):
+    """The values behind the first three in another order, and with other signs."""
+    flat = values.reshape(-1)
+    for other in (flat[3:][::-1], -flat[3:]):
+        changed = np.concatenate([flat[:3], other]).reshape(values.shape)
+        if not np.array_equal(changed, values, equal_nan=True):
+            yield changed
 
 
 @each_sound
@@ -251,16 +281,22 @@ def test_too_many_arrays_are_refused(monkeypatch):
         reader.Spelling(b"\xdc\x00\x64" + b"\x90" * 100).whole()
 
 
-@pytest.mark.parametrize("change", ["gone", "bytes", "rule"])
+@pytest.mark.parametrize("change", ["gone", "bytes", "rule", "tolerance"])
 def test_a_released_vector_cannot_change(change):
     tool = load(TOOLS / "make_vectors.py")
     entry = {"released": True, "sha256": "a", "rule": 1}
     base = {"released": False, "sha256": "b"}
-    old = {"base": base, "vectors": {"n_x.tvq": entry}}
-    new = {"base": base, "vectors": {"n_x.tvq": dict(entry), "n_y.tvq": dict(entry)}}
+    old = {"base": base, "tolerance": 1e-5, "vectors": {"n_x.tvq": entry}}
+    new = {
+        "base": base,
+        "tolerance": 1e-5,
+        "vectors": {"n_x.tvq": dict(entry), "n_y.tvq": dict(entry)},
+    }
     assert tool.merged(old, new)["vectors"]["n_x.tvq"] == entry
     if change == "gone":
         del new["vectors"]["n_x.tvq"]
+    elif change == "tolerance":
+        new["tolerance"] = 1e-4
     else:
         new["vectors"]["n_x.tvq"]["sha256" if change == "bytes" else "rule"] = "other"
     with pytest.raises(SystemExit, match="released"):

@@ -23,8 +23,8 @@ sys.path[:0] = [str(TOP), str(TOP / "spec"), str(TOP / "tools")]
 with atheris.instrument_imports(include=["tvcodec"]):
     import_module("tvcodec.decoder")
 
+from faults.comparison import compared  # noqa: E402
 from faults.mutations import mutated  # noqa: E402
-from faults.outcome import compared  # noqa: E402
 
 SEEDS = 1 << 31
 FREELY = 4  # one input of so many is changed without respect for the format

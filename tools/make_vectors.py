@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,7 @@ VECTORS = SPEC / "vectors"
 MANIFEST = VECTORS / "expected.json"
 BASE = "base.safetensors"
 SHOWN = 3  # values of a tensor that the manifest shows
+SEEDS = (2**32 - 1, 2**32 - 2, 2**32 - 3)  # no parameter has such a number
 EPSILON = {"float64": 2**-52, "float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}
 
 Manifest = dict[str, Any]
@@ -114,7 +116,13 @@ def _floats(values: np.ndarray) -> Manifest:
     flat = values.astype(np.float64).reshape(-1)
     digits = 17 if values.dtype == np.float64 else 9
     first = [_short(value, digits) if np.isfinite(value) else str(value) for value in flat[:SHOWN]]
-    return {"first": first, "norm": _short(float(np.linalg.norm(flat[np.isfinite(flat)])))}
+    finite = np.where(np.isfinite(flat), flat, 0.0)
+    projections = [math.fsum(finite * reader.signs(seed, flat.size)) for seed in SEEDS]
+    return {
+        "first": first,
+        "norm": _short(float(np.linalg.norm(finite))),
+        "projections": [_short(projection) for projection in projections],
+    }
 
 
 def _short(value: float, digits: int = 9) -> float:
@@ -125,6 +133,9 @@ def _short(value: float, digits: int = 9) -> float:
 def merged(old: Manifest, new: Manifest) -> Manifest:
     """The new manifest with what is released as it was; SystemExit where that would change."""
     held = {"base": old["base"], **old["vectors"]}
+    frozen = any(entry["released"] for entry in held.values())
+    if frozen and new["tolerance"] != old["tolerance"]:
+        raise SystemExit("vectors are released: the tolerance must not change")
     made = {"base": new["base"], **new["vectors"]}
     for name, entry in held.items():
         if not entry["released"]:

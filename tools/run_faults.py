@@ -50,13 +50,14 @@ KINDS = {
     "gate": Kind(
         "each check of the reader switched off: a file must tell", "gate.survivors", 1, 12, False
     ),
-    "kills": Kind("kill -9 at random moments", "crash.kills", 300, 15, False),
+    "kills": Kind("kill -9 at random moments", "crash.kills", 300, 10, False),
     "steps": Kind(
-        "kill -9 before each operation on files", "crash.kills_at_each_step", 1, 6, False
+        "kill -9 before each operation on files", "crash.kills_at_each_step", 1, 9, False
     ),
-    "sizes": Kind("no file beyond a limit (RLIMIT_FSIZE)", "crash.file_size_limits", 60, 5, False),
-    "full": Kind("a file system of 4 MiB that is full", "crash.full_disk", 1, 4, False),
-    "reads": Kind("reads that fail, from the first to the last", "crash.read_errors", 1, 1, False),
+    "sizes": Kind("no file beyond a limit (RLIMIT_FSIZE)", "crash.file_size_limits", 60, 4, False),
+    "full": Kind("a file system of 4 MiB that is full", "crash.full_disk", 1, 5, False),
+    "reads": Kind("reads that fail, from the first to the last", "crash.read_errors", 1, 2, False),
+    "calls": Kind("fsync, rename or link fails once, at each call", "calls.failing", 1, 5, False),
     "power": Kind("power cuts, every state that may be left", "power.cuts", 1, 1, False),
     "control": Kind(
         "the same without an fsync: the simulator must object",
@@ -76,9 +77,10 @@ Written by `tools/fuzz --write`, which runs all of it; `tools/fuzz --only KIND` 
 *Wrong* is anything but the right outcome. Of a hostile file that is a `TvqError` that a terminal
 can show, or exactly what the undamaged file gives; where there is none, what `spec/reader.py`
 gives. It has to come within a second of processor time, and one more for each MiB of the file, and
-within {memory} MiB of address space beyond the program's own; memory is what became resident of it,
-pages of libraries included. Of an output that is interrupted it is the old one or the new one,
-whole, and no other file once the next run has ended.
+within {memory} MiB of address space beyond what the program has when a kind begins (RLIMIT_AS).
+Memory is what became resident since then, at its peak; it may be a little more than that limit, for
+pages of libraries that were mapped before become resident too. Of an output that is interrupted it
+is the old one or the new one, whole, and no other file once the next run has ended.
 
 | kind of fault | cases | wrong | memory | rerun |
 |---|---:|---:|---:|---|
@@ -100,11 +102,11 @@ class Row:
 def campaign(kind: str, quick: bool) -> Row:
     """Runs one kind in this process, whose memory is limited from then on."""
     import torch
-    from faults import crash, gate, hostile, power
+    from faults import calls, crash, gate, hostile, power
     from faults.outcome import Tally
 
     torch.set_num_threads(1)
-    modules = {"hostile": hostile, "crash": crash, "gate": gate, "power": power}
+    modules = {"hostile": hostile, "crash": crash, "calls": calls, "gate": gate, "power": power}
     module, name = KINDS[kind].campaign.split(".")
     function: Callable[[Path, int], Tally] = getattr(modules[module], name)
     if KINDS[kind].capped:

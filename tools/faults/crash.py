@@ -49,7 +49,7 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _checked(job: Job, place: Path, allowed: set[str], tidy: bool = False) -> str | None:
+def checked(job: Job, place: Path, allowed: set[str], tidy: bool = False) -> str | None:
     """What is wrong with an output: it has to be one of `allowed`, and whole."""
     found = job.seen(tree_of(place))
     if found not in allowed:
@@ -58,13 +58,15 @@ def _checked(job: Job, place: Path, allowed: set[str], tidy: bool = False) -> st
     return f"{[entry.name for entry in rest]} left over" if tidy and rest else None
 
 
-def _succeeds_over(job: Job, place: Path) -> str | None:
+def succeeds_over(job: Job, place: Path) -> str | None:
     """What is wrong after another run, an hour after whatever went wrong."""
     for entry in left_over(place, job):
         age(entry)
+    if job.in_place:
+        job.prepare(place, keep_temporaries=True)
     if code := ended(forked(partial(job.run, place, True))):
         return f"the next run ended with {code}"
-    return _checked(job, place, {"new"}, tidy=True)
+    return checked(job, place, {"new"}, tidy=True)
 
 
 def kills(scratch: Path, amount: int) -> Tally:
@@ -82,9 +84,9 @@ def kills(scratch: Path, amount: int) -> Tally:
             time.sleep(rng.random() * span * 1.1)
             os.kill(child, signal.SIGKILL)
             killed = ended(child) != 0
-            tally.add(f"{job.name}, kill {number}", _checked(job, place, {"old", "new"}), killed)
+            tally.add(f"{job.name}, kill {number}", checked(job, place, {"old", "new"}), killed)
             job.prepare(place, keep_temporaries=True)
-        tally.add(f"{job.name}, after all kills", _succeeds_over(job, place))
+        tally.add(f"{job.name}, after all kills", succeeds_over(job, place))
     return tally
 
 
@@ -106,8 +108,8 @@ def kills_at_each_step(scratch: Path, amount: int) -> Tally:
 
             code = ended(forked(run))
             allowed = {"old", "new"} if code else {"new"}
-            tally.add(f"{job.name}, step {number}", _checked(job, place, allowed))
-            tally.add(f"{job.name}, after step {number}", _succeeds_over(job, place))
+            tally.add(f"{job.name}, step {number}", checked(job, place, allowed))
+            tally.add(f"{job.name}, after step {number}", succeeds_over(job, place))
             number += amount
     return tally
 
@@ -136,12 +138,14 @@ def _after(code: int, job: Job, place: Path, errors: set[int]) -> str | None:
     """What is wrong after a run that ended with `code`: 0, or an errno of those."""
     if code and code not in errors:
         return f"ended with {code}"
-    return _checked(job, place, {"old" if code else "new"}, tidy=True)
+    return checked(job, place, {"old" if code else "new"}, tidy=True)
 
 
 def full_disk(scratch: Path, amount: int) -> Tally:
     """A file system of 4 MiB, in memory, with room for a few pages only. No cases where this
-    system lets nobody mount one."""
+    system lets nobody mount one, see `can_mount`."""
+    if not can_mount(scratch):
+        return Tally()
     place = scratch / "disk"
     place.mkdir()
     report = scratch / "full-disk"
@@ -163,13 +167,15 @@ def full_disk(scratch: Path, amount: int) -> Tally:
         lines = [str(tally.cases), str(tally.refused), *tally.wrong]
         report.write_text("\n".join(lines))
 
-    code = ended(forked(inside))
-    if code in (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL):
-        return Tally()
-    if code:
+    if code := ended(forked(inside)):
         return Tally(1, 0, [f"ended with {code}"])
     cases, refused, *wrong = report.read_text().splitlines()
     return Tally(int(cases), int(refused), wrong)
+
+
+def can_mount(place: Path) -> bool:
+    """Whether this system lets us have a file system of our own at a directory."""
+    return ended(forked(partial(_mount, place))) == 0
 
 
 def _mount(place: Path) -> None:
@@ -188,7 +194,7 @@ def _mount(place: Path) -> None:
 
 
 def read_errors(scratch: Path, amount: int) -> Tally:
-    """The disk fails at the first read, at the second, and so on to the last."""
+    """The disk fails at every `amount`-th read, from the first to the last."""
     tally, place = Tally(), fresh_place(scratch)
     for job in jobs(scratch):
         number, code = 0, errno.EIO
@@ -202,7 +208,7 @@ def read_errors(scratch: Path, amount: int) -> Tally:
             code = ended(forked(run))
             problem = _after(code, job, place, {errno.EIO})
             tally.add(f"{job.name}, read {number}", problem, bool(code))
-            number += 1
+            number += amount
     return tally
 
 

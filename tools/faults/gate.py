@@ -42,13 +42,13 @@ MODULES = [
 ]
 ERRORS = {"FormatError", "UnsupportedError", "Malformed", "expected", "_damaged"}
 CHECKERS = {"increasing", "check_prologue"}  # and what is called _check_... or _refuse
+CHECKERS |= {"verify", "verify_group", "_verify_digest", "read", "gram"}  # where nobody asks what
 TYPED = {"size": "real", "digest": None, "parameter_name": None, "task_name": None}
 TYPED |= {"dimensions": None, "metadata": None, "one_of": None, "real": None}
 SECONDS = 20
 CHANGED, BROKEN = 7, 9  # exit codes
 SHOWN = 45  # characters of a check that name it
 
-Case = Callable[[], Archive]
 
 # Checks that no small file can prove, each with what stands behind it.
 _TOO_LONG = "needs a file of more than 64 MiB"
@@ -76,6 +76,14 @@ GUARDS = {
     "entropy:_frame condition 1: if not decoder.eof or filled != len(out):": _BACKED + "libzstd",
     "entropy:_frame if: if filled + len(piece) > len(out):": _BACKED + "libzstd",
 }
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file that is opened, and how it is used: None stands for its checksums, then all of it."""
+
+    open: Callable[[], Archive]
+    use: Callable[[Archive], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,30 +267,56 @@ def install(check: Check) -> None:
 
 
 def verdict(case: Case) -> str:
-    """Where a file is refused: when it is opened, by an index, by what it holds; or what was read,
-    or what else it ended with."""
-    stage = "opening"
+    """Where a file is refused: when it is opened, by an index, by a checksum, by what it holds; or
+    what was read, or what else it ended with."""
+    stages = ["opening"]
     try:
-        archive = case()
-        stage = "indexes"
-        for task in archive.groups:
-            archive.index(task)
-        stage = "content"
-        return everything(Path(archive.path)) if Path(archive.path).exists() else "read"
+        return _read(case, stages)
     except TvqError:
-        return f"refused: {stage}"
+        return f"refused: {stages[-1]}"
     except BaseException as error:
-        return f"{stage}: {type(error).__name__}"
+        return f"{stages[-1]}: {type(error).__name__}"
+
+
+def _read(case: Case, stages: list[str]) -> str:
+    archive = case.open()
+    stages.append("indexes")
+    for task in archive.groups:
+        archive.index(task)
+    stages.append("checksums")
+    if case.use is not None:
+        case.use(archive)
+        return "used"
+    archive.verify()
+    stages.append("content")
+    return everything(Path(archive.path)) if Path(archive.path).exists() else "read"
 
 
 def cases() -> dict[str, Case]:
-    """The vectors, small ones first; a file that was not the pinned one; one cut under a reader."""
+    """The vectors, small ones first; a file that was not the pinned one; one cut under a reader;
+    one of which a task is damaged and its section is not, pinned and read, and copied."""
     paths = sorted(VECTORS.glob("*.tvq"), key=lambda path: (path.name[0], path.stat().st_size))
-    found: dict[str, Case] = {path.name: partial(Archive, path) for path in paths}
+    found = {path.name: Case(partial(Archive, path)) for path in paths}
     whole = VECTORS / "y_smallest.tvq"
-    found["pinned"] = partial(Archive, whole, expected_root="0" * 64)
-    found["cut under a reader"] = lambda: Archive("cut", source=_Cut(whole.read_bytes()))
+    found["pinned"] = Case(partial(Archive, whole, expected_root="0" * 64))
+    found["cut under a reader"] = Case(lambda: Archive("cut", source=_Cut(whole.read_bytes())))
+    damaged = VECTORS / "n_group_digest.tvq"
+    root = Archive(damaged).container.root_digest.hex()
+    found["pinned, one section"] = Case(
+        partial(Archive, damaged, expected_root=root), _read_one_section
+    )
+    found["copied"] = Case(partial(Archive, damaged), _copied)
     return found
+
+
+def _read_one_section(archive: Archive) -> None:
+    task = archive.tasks[0]
+    archive.read(task, *next(archive.sections(task)))
+
+
+def _copied(archive: Archive) -> None:
+    for task in archive.groups:
+        b"".join(archive.raw_group(task))
 
 
 class _Cut:
@@ -302,7 +336,7 @@ def raised_at(case: Case) -> set[str]:
     """The lines that a refusal passed through, and a few before each."""
     found: set[str] = set()
     try:
-        everything(Path(case().path))
+        _read(case, [])
     except (TvqError, OSError) as error:
         chain: BaseException | None = error
         while chain is not None:

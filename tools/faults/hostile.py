@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from faults import bombs, damage
+from faults.comparison import compared
 from faults.mutations import mutated
-from faults.outcome import READINGS, VECTORS, Outcome, Tally, compared, outcome
+from faults.outcome import READINGS, VECTORS, Outcome, Tally, outcome
 from tvcodec.checkpoint import open_checkpoint
 
 SMALL = ("y_smallest.tvq", "y_three_tasks.tvq", "y_all_parts.tvq")

@@ -14,6 +14,10 @@ from safetensors.torch import save_file
 
 import tvcodec
 from faults.oplog import Tree, tree_of
+from tvcodec.adding import add
+from tvcodec.container import PROLOGUE_SIZE
+from tvcodec.editing import remove
+from tvcodec.salvaging import salvage
 
 LEFT_OVER = re.compile(r"\..+-[0-9a-f]{8}\.(tmp|old)")
 SHARD = 9000  # bytes: two parameters of three
@@ -25,9 +29,10 @@ class Job:
     version put there, `new` what this one is to put there."""
 
     name: str
-    run: Callable[[Path, bool], None]  # where, and whether with force
+    run: Callable[[Path, bool], object]  # where, and whether with force
     old: Tree
     new: Tree
+    in_place: bool = False  # whether it needs what is there
 
     def prepare(self, place: Path, keep_temporaries: bool = False) -> None:
         """Puts the old output, and nothing else, into a directory."""
@@ -63,7 +68,8 @@ def age(entry: Path) -> None:
 
 
 def jobs(scratch: Path) -> list[Job]:
-    """Encode, decode to a file and to a directory, merge to a file and to a directory."""
+    """Encode, decode to a file and to a directory, merge to both, salvage; and in the place of the
+    file that they read: add, remove."""
     base = scratch / "base"
     base.mkdir()
     save_file(_model(0), base / "model.safetensors")
@@ -73,6 +79,11 @@ def jobs(scratch: Path) -> list[Job]:
     for number in range(2):
         tunes.append({f"t{n}": _model(0, 10 * number + n + 1) for n in range(2)})
         tvcodec.encode(base, tunes[number], banks[number])
+    damaged = [bank.with_suffix(".damaged") for bank in banks]
+    for bank, path in zip(banks, damaged, strict=True):
+        data = bytearray(bank.read_bytes())
+        data[PROLOGUE_SIZE] ^= 1  # in the first task
+        path.write_bytes(data)
 
     def encode(number: int, path: Path, force: bool) -> None:
         tvcodec.encode(base, tunes[number], path, force=force)
@@ -85,14 +96,26 @@ def jobs(scratch: Path) -> list[Job]:
         with tvcodec.open(banks[number]) as bank:
             bank.merge(base).save(path, force=force, max_shard_size=SHARD)
 
+    def saved(number: int, path: Path, force: bool) -> None:
+        salvage(damaged[number], path, force=force)
+
+    def added(path: Path) -> None:
+        add(path, base, {"t2": _model(0, 30)})
+
+    def removed(path: Path) -> None:
+        remove(path, ["t1"])
+
     kinds = {
         "bank.tvq": encode,
         "decoded.safetensors": decode,
         "decoded": decode,
         "merged.safetensors": merge,
         "merged": merge,
+        "saved.tvq": saved,
     }
-    return [_job(scratch, name, write) for name, write in kinds.items()]
+    apart = [_job(scratch, name, write) for name, write in kinds.items()]
+    changes = {"added.tvq": added, "removed.tvq": removed}
+    return apart + [_change(scratch, name, banks[0], run) for name, run in changes.items()]
 
 
 def _job(scratch: Path, name: str, write: Callable[[int, Path, bool], None]) -> Job:
@@ -103,6 +126,15 @@ def _job(scratch: Path, name: str, write: Callable[[int, Path, bool], None]) -> 
         write(number, place / name, False)
         trees.append(tree_of(place))
     return Job(name, lambda place, force: write(1, place / name, force), trees[0], trees[1])
+
+
+def _change(scratch: Path, name: str, bank: Path, run: Callable[[Path], object]) -> Job:
+    place = scratch / name
+    place.mkdir()
+    shutil.copyfile(bank, place / name)
+    old = tree_of(place)
+    run(place / name)
+    return Job(name, lambda place, force: run(place / name), old, tree_of(place), in_place=True)
 
 
 def _model(seed: int, change: int = 0) -> dict[str, torch.Tensor]:

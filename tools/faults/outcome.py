@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import reader
 import torch
 from safetensors.torch import load_file
 
 import tvcodec
 from tvcodec.archive import Archive
-from tvcodec.errors import BaseModelMismatch, TvqError
+from tvcodec.errors import TvqError
 
 VECTORS = Path(__file__).resolve().parent.parent.parent / "spec" / "vectors"
 BASE = VECTORS / "base.safetensors"
-BEYOND = 1e30  # a tolerance that tells of values beyond float32
 MOST_SECONDS = 1.0  # of processor time, for a small file and for each further MiB
-
-_BEYOND_THE_FILE = re.compile("expected memory|needs the base model$")
 
 
 @dataclass
@@ -122,75 +117,3 @@ def outcome(read: Callable[[Path], str], path: Path) -> Outcome:
     taken = time.process_time() - begin
     late = taken > MOST_SECONDS * (1 + path.stat().st_size / 2**20)
     return Outcome(problem=f"took {taken:.1f} s") if late else result
-
-
-def compared(path: Path) -> Outcome:
-    """What comes of a file that nobody has seen: spec/reader.py has to come to the same."""
-    result = outcome(everything, path)
-    if result.problem:
-        return result
-    try:
-        expected = _reference(path.read_bytes())
-    except reader.Refused as error:
-        return result if result.refused else Outcome(problem=f"read in spite of {error}")
-    except MemoryError:
-        return result
-    if isinstance(result.refused, BaseModelMismatch) or _BEYOND_THE_FILE.search(
-        str(result.refused)
-    ):
-        return result
-    if result.refused:
-        return Outcome(problem=f"refused, the second reader reads it: {result.refused}")
-    return Outcome(result.content, problem=_difference(path, expected))
-
-
-def _reference(data: bytes) -> tuple[reader.File, dict[str, dict[int, reader.Tau]]]:
-    """All that the second reader makes of a file, with every checksum."""
-    file = reader.File(data)
-    groups = [None] if file.root.shared else []
-    for task in [*groups, *(record.name for record in file.root.tasks)]:
-        (at, group), index = file.start(task), file.index(task)
-        digest = hashlib.sha256(data[at : at + group.sections_length]).digest()
-        reader.require(17, digest == index.digest, "group digest")
-        file.sections(task)
-    file.gram()
-    base = base_model() if all(name in base_model() for name in file.names) else None
-    taus = {}
-    for record in file.root.tasks:
-        taus[record.name] = file.taus(record.name, base)
-        if base is not None:
-            file.fine_tune(record.name, base)
-            continue
-        for section, content in file.sections(record.name):
-            if isinstance(section, reader.Entry):  # exact ones too, which have no task vector here
-                reader.load_section(section, content)
-    return file, taus
-
-
-def _difference(
-    path: Path, expected: tuple[reader.File, dict[str, dict[int, reader.Tau]]]
-) -> str | None:
-    file, taus = expected
-    with tvcodec.open(path) as bank:
-        known = all(name in base_model() for name in file.names)
-        if list(bank.tasks) != list(taus):
-            return f"tasks {bank.tasks}"
-        for task, by_number in taus.items():
-            vector = bank.task_vector(task, base_tensors() if known else None)
-            if set(vector) != {file.names[number] for number in by_number}:
-                return f"parameters {set(vector)}"
-            for number, tau in by_number.items():
-                found = vector[file.names[number]].numpy().astype(np.float64)
-                limit = 1.01 * reader.TOLERANCE * tau.magnitude
-                if not _near(found, tau.values.astype(np.float64), limit):
-                    return f"other values of {file.names[number]!a}"
-    return None
-
-
-def _near(found: np.ndarray, wanted: np.ndarray, limit: float) -> bool:
-    """Within the tolerance of the specification; what is beyond float32 follows no rule."""
-    if found.shape != wanted.shape:
-        return False
-    if limit > BEYOND:
-        return True
-    return np.allclose(found, wanted, rtol=0, atol=limit, equal_nan=True)
