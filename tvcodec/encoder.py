@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -213,16 +213,20 @@ def _encode_parameter(
     pool: ThreadPoolExecutor,
     share: bool,
 ) -> None:
-    jobs = list(zip(found.tasks, recipes, strict=True))
     run = map if found.base_model[number].count >= ALONE else pool.map
-    coding: Sequence[parameter.Coded | None]
-    coding = list(run(lambda job: _encode_task(found, job[0], number, job[1]), jobs))
-    for spool, coded in zip(spools, coding, strict=True):
-        if coded and coded.tau is not None:
-            spool.sketch.add(coded.tau, number)
+    recipe = recipes[0]  # those of tasks differ in their steps, which a goal finds
+    share = share and recipe.share and recipe.metric == "mse" and not recipe.exact
+
+    def encode_one(task: int) -> parameter.Coded | None:
+        coded = _encode_task(found, found.tasks[task], number, recipes[task])
+        if coded is None or coded.tau is None:
+            return coded
+        spools[task].sketch.add(coded.tau, number)
+        return coded if share else replace(coded, tau=None)  # which all tasks would add up to
+
+    coding: Iterable[parameter.Coded | None] = run(encode_one, range(len(spools)))
     if share:
-        again = map if found.base_model[number].count >= ALONE else pool.map
-        vectors, coding = joint.shared_instead(found, number, again, recipes[0], coding)
+        vectors, coding = joint.shared_instead(found, number, run, recipe, list(coding))
         for vector in vectors:
             shared.put(vector)
     for spool, coded in zip(spools, coding, strict=True):

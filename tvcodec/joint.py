@@ -66,7 +66,7 @@ def shared_instead(
     members = [n for n, coded in enumerate(alone) if coded is not None]
     each = [coded for coded in alone if coded is not None]
     taus = [coded.tau for coded in each if coded.tau is not None]
-    if len(taus) < 2 or not recipe.share or recipe.metric != "mse" or recipe.exact:
+    if len(taus) < 2:
         return (), alone
     extent = found.base_model[number].extent
     matrices = [tau.view(extent.rows, -1) for tau in taus]
