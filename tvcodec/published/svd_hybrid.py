@@ -40,7 +40,8 @@ class SvdHybrid(Published):
     are zero, or with `include_noise` coded in the same way after shrinking by `noise_shrink`.
 
     `basis` "fp16" stores vectors as floats (float32 unless `fp16`), "coded" by the auto codec with
-    a `step` as there.
+    a `step` as there. Vectors in floats that hold all of the task vectors leave no residual; what
+    coded ones lose goes into the residual.
     """
 
     name: ClassVar[str] = "svd-hybrid"
@@ -76,7 +77,7 @@ class SvdHybrid(Published):
             for left in family.left:
                 left.mul_(torch.where(signal, 1.0, self.noise_shrink))
         if family.is_matrix:
-            family.complete = True
+            family.complete = self.basis == "fp16"
             family.basis = self._share(family, signal)
             if signal is not None and self.include_noise:
                 self._share(family, ~signal)
