@@ -45,7 +45,7 @@ EACH = [
     SvdHybrid(mask_strategy="intersection", basis="coded"),
     Tall(),
     Tall(mask_lambda="fit", fp16=True),
-    Consensus(),
+    Consensus(votes=1),
     TsvC(),
     TsvC(fp16=True),
     BitDelta(fp16=True),
@@ -202,6 +202,21 @@ def test_settings_are_read_from_text() -> None:
         "tsv-c",
         "bitdelta",
     }
+
+
+@pytest.mark.parametrize("name", ["svd-hybrid", "rtvq", "tall", "consensus", "tsv-c"])
+def test_what_depends_on_all_tasks_is_not_added(tmp_path: Path, name: str) -> None:
+    base, tunes = family()
+    path = tmp_path / "bank.tvq"
+    new = {"d": tunes.pop("d")}
+    tvcodec.encode(base, tunes, path, recipe=published(name))
+    before = path.read_bytes()
+    read: list[int] = []
+    with pytest.raises(TvqError, match=f"bank.tvq: recipe {name!r} codes a task by") as caught:
+        tvcodec.add(path, base, new, recipe=published(name), progress=read.append)
+    assert "together, or add by another recipe (auto, exact, tvq, bitdelta)" in caught.value.hint
+    assert path.read_bytes() == before
+    assert not read
 
 
 def test_what_a_recipe_has_no_use_for_is_refused(tmp_path: Path) -> None:

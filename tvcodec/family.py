@@ -71,6 +71,11 @@ class Family:
         """Inner products of what is left of all tasks, float64 [n, n], as `inner_products`."""
         return inner_products(self.left, mask)
 
+    @property
+    def masked(self) -> bool:
+        """Whether masks are given, though not of every parameter."""
+        return self._masks.given
+
     def mask(self, task: int) -> Tensor | None:
         """Which entries matter to a task, as given: bool [rows, columns]; None is all."""
         return self._masks.of(self.tasks[task], self.parameter.name, self.parameter.dims)

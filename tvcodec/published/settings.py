@@ -31,6 +31,7 @@ class Published:
     name: ClassVar[str]
     uses_masks: ClassVar[bool] = False
     exact: ClassVar[bool] = False  # bits are not kept
+    joint: ClassVar[bool] = False  # whether what a task stores depends on the other tasks
 
     fp16: bool = False
 

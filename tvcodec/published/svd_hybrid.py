@@ -45,6 +45,7 @@ class SvdHybrid(Published):
     """
 
     name: ClassVar[str] = "svd-hybrid"
+    joint: ClassVar[bool] = True
     uses_masks: ClassVar[bool] = True
 
     fp16: bool = True

@@ -24,6 +24,7 @@ class TsvC(Published):
     """Of a matrix m x n, min(m, n) / T triplets with T tasks in the file."""
 
     name: ClassVar[str] = "tsv-c"
+    joint: ClassVar[bool] = True
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:
         rows, columns = tau.shape

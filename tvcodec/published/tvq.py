@@ -48,6 +48,7 @@ class Rtvq(Published):
     mean."""
 
     name: ClassVar[str] = "rtvq"
+    joint: ClassVar[bool] = True
 
     base_bits: int = 3
     offset_bits: int = 2
