@@ -41,7 +41,8 @@ IMPORTS = {
     "rotated": "quantize",
     "sketch": "rotated",
     "basis": "",
-    "merge": "errors",
+    "merge": "dense errors",
+    "threads": "",
     # numpy arrays <-> bytes
     "entropy": "errors",
     "content": "archive entropy errors index",
@@ -62,16 +63,16 @@ IMPORTS = {
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
-    "sharing": "auto family index parameter recipes",
+    "sharing": "auto dense family index parameter recipes",
     "joint": "dense family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
-    " similarity spool survey",
+    " similarity spool survey threads",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
-    " task_vector",
+    " task_vector threads",
     "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
     " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",

@@ -130,9 +130,7 @@ def test_stages_make_up_for_the_rounding_of_the_basis(coded: Coder) -> None:
 def test_stages_make_up_for_a_coded_basis(coded: Coder, tasks: int, threshold: float) -> None:
     """Unrelated tasks: every direction is needed, and all are in the basis."""
     base = {"w": normal(0, 100, 80)}
-    tunes = {
-        f"t{n}": {"w": base["w"] + normal(60 + n, 100, 80, scale=0.01)} for n in range(tasks)
-    }
+    tunes = {f"t{n}": {"w": base["w"] + normal(60 + n, 100, 80, scale=0.01)} for n in range(tasks)}
     recipe = SvdHybrid(basis="coded", stages=2, energy_threshold=threshold)
     result = coded(base, tunes, recipe)
     assert max(task.error for task in result.summary.tasks) < 0.02

@@ -98,7 +98,9 @@ def test_consensus_keeps_what_enough_tasks_keep(coded: Coder, votes: int) -> Non
 
 def test_consensus_of_what_some_tasks_changed_counts_as_much_as_of_all(coded: Coder) -> None:
     base, tunes = models()
-    tunes = {t: {**tune, "w": base["w"]} if n else tune for n, (t, tune) in enumerate(tunes.items())}
+    tunes = {
+        t: {**tune, "w": base["w"]} if n else tune for n, (t, tune) in enumerate(tunes.items())
+    }
     result = coded(base, tunes, Consensus(votes=1))
     changed = {t: tune["w"] - base["w"] for t, tune in tunes.items()}
     with tvcodec.open(result.path) as bank:

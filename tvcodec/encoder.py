@@ -10,12 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-import torch
-
 from tvcodec import joint, parameter, rate, similarity
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
-from tvcodec.errors import CheckpointError, TvqError
+from tvcodec.errors import TvqError
 from tvcodec.index import (
     Root,
     TaskRecord,
@@ -29,6 +27,7 @@ from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
+from tvcodec.threads import one_thread
 
 ALONE = 1 << 22  # values from which memory for one parameter at a time is all there should be
 
@@ -98,7 +97,7 @@ def encode(
         for checkpoint in (base, *tunes.values(), *given.checkpoints.values()):
             refuse_inputs(path, checkpoint.paths)
         writer = stack.enter_context(Writer(path, force=force))
-        stack.enter_context(_one_thread_per_parameter())
+        stack.enter_context(one_thread())  # parameters run in parallel instead
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         shared = stack.enter_context(SharedSpool())
@@ -159,18 +158,6 @@ def _check_names(fine_tunes: Mapping[str, object]) -> None:
             )
         if (other := folded.setdefault(name.casefold(), name)) != name:
             raise ValueError(f"tasks {other!r} and {name!r}: names differ in more than case")
-
-
-@contextmanager
-def _one_thread_per_parameter() -> Iterator[None]:
-    """Sums depend on how many threads share them, so each stays in one; parameters run in
-    parallel instead."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _recipes(
@@ -288,6 +275,3 @@ def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummar
         spool.error,
         tuple(changes(task, found.base_model)),
     )
-
-
-__all__ = ["CheckpointError", "Summary", "TaskSummary", "encode"]

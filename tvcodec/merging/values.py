@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -18,6 +17,7 @@ from tvcodec.merge import magmax as magmax_maths
 from tvcodec.merge import model_stock as model_stock_maths
 from tvcodec.merge import ties as ties_maths
 from tvcodec.task_vector import Term, summed
+from tvcodec.threads import one_thread
 
 Tau = Callable[[int], Tensor]
 """The merged task vector of a parameter, float32 in its shape, by the parameter's number."""
@@ -69,23 +69,12 @@ def dare(tasks: Tasks, rate: float, seed: int) -> Tau:
     def tau(number: int) -> Tensor:
         name = tasks.parameters[number].name
         total = torch.zeros(tasks.parameters[number].dims)
-        with _one_thread():
+        with one_thread():
             for term, whole in zip(tasks.terms, tasks.each(number), strict=True):
                 total += dare_maths.drop(whole, rate, seed, term.task.name, name)
         return total
 
     return tau
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def consensus(tasks: Tasks, threshold: float, votes: int) -> Tau:
@@ -132,14 +121,36 @@ def _threshold(tasks: Tasks, term: Term, density: float, progress: Progress) -> 
     return magnitudes.threshold(density)
 
 
-def model_stock(tasks: Tasks) -> Tau:
+def model_stock_by_parameter(tasks: Tasks) -> Tau:
     """Each parameter goes as far as the tasks agree on it."""
+    return lambda number: tasks.mean(number).mul_(model_stock_maths.share(_gram(tasks, number)))
+
+
+def model_stock_by_model(tasks: Tasks, progress: Progress) -> Tau:
+    """All parameters go as far as the tasks agree on the model, for which they are read once before
+    the first of them is merged; `progress` is told of each as often as there are tasks."""
+    found: list[float] = []
+
+    def share() -> float:
+        total = torch.zeros(len(tasks.terms), len(tasks.terms), dtype=torch.float64)
+        for number, parameter in enumerate(tasks.parameters):
+            if tasks.changed(number):
+                total += torch.tensor(_gram(tasks, number), dtype=torch.float64)
+            progress(len(tasks.terms) * parameter.count)
+        return model_stock_maths.share(total.tolist())
 
     def tau(number: int) -> Tensor:
-        gram = model_stock_maths.gram(list(tasks.each(number)))
-        for at, term in enumerate(tasks.terms):
-            if term.rotated(number):  # noise lengthens what it does not turn
-                gram[at][at] = (term.factor * term.task.norm(number)) ** 2
-        return tasks.mean(number).mul_(model_stock_maths.share(gram))
+        if not found:
+            found.append(share())
+        return tasks.mean(number).mul_(found[0])
 
     return tau
+
+
+def _gram(tasks: Tasks, number: int) -> list[list[float]]:
+    """Inner products of the tasks' vectors of one parameter."""
+    gram = model_stock_maths.gram(list(tasks.each(number)))
+    for at, term in enumerate(tasks.terms):
+        if term.rotated(number):  # noise lengthens what it does not turn
+            gram[at][at] = (term.factor * term.task.norm(number)) ** 2
+    return gram

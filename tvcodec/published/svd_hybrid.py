@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tvcodec import auto, codec, dense
-from tvcodec.dense import as_half
-from tvcodec.family import Family, Sum, inner, squared_norm
+from tvcodec.dense import as_half, inner_product, squared_norm
+from tvcodec.family import Family, Sum
 from tvcodec.published.settings import Published, in_range, one_of
 from tvcodec.quantize import Grouped, min_max
 
@@ -151,7 +151,7 @@ class SvdHybrid(Published):
         vector = self._stored(family, wanted if self.basis == "coded" else wanted.div_(sigma), mask)
         if vector is not None and (energy := squared_norm(vector)):
             for task, left in enumerate(family.left):
-                family.take(task, vector, inner(vector, left) / energy, self.fp16)
+                family.take(task, vector, inner_product(vector, left) / energy, self.fp16)
 
     def _stored(
         self, family: Family, vector: Tensor, mask: Tensor | None, weight: float = 1.0
