@@ -482,6 +482,12 @@ def test_tsvm_scales_each_task_before_it_merges(tmp_path):
         assert json.loads(model.metadata["tvcodec.scaling"]) == scaling
 
 
+def test_accuracies_may_be_at_a_path(three, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"ant": 0.9, "bee": 0.8, "cow": 0.1}))
+    found = three.merge(BASE, weights=tmp_path / "a.json")
+    assert found.metadata == three.merge(BASE, weights=str(tmp_path / "a.json")).metadata
+
+
 def test_negated_and_negative_weights_are_the_same(three):
     direct = three.merge(BASE, {"ant": -0.5, "bee": 1.0})
     turned = three.merge(BASE, {"ant": 0.5, "bee": 1.0}, negate=["ant"])
@@ -513,6 +519,15 @@ def test_negated_and_negative_weights_are_the_same(three):
         ({"scaling": {t: 1.0 for t in ("ant", "bee", "cow", "fox")}}, "scaling: no task 'fox'"),
         ({"negate": ["fox"]}, "negate: no task 'fox'"),
         ({"tasks": ["ant"], "negate": ["bee"]}, "negate: no task 'bee'"),
+        ({"tasks": "ant"}, "tasks: expected a list of names, got 'ant'"),
+        ({"negate": "ant"}, "negate: expected a list of names"),
+        ({"method": "tsvm", "exclude": "tall"}, "exclude: expected names or globs in a list"),
+        ({"method": "consensus", "votes": -3}, "expected votes from 0, got -3"),
+        ({"method": "consensus", "votes": 1.5}, "votes: expected a whole number, got 1.5"),
+        ({"method": "dare", "seed": 1.5}, "seed: expected a whole number, got 1.5"),
+        ({"method": "ties", "density": "0.2"}, "density: expected a number, got '0.2'"),
+        ({"scaling": "0.5"}, "scaling: expected a number, or one for each task, got '0.5'"),
+        ({"scaling": True}, "scaling: expected a number, or one for each task, got True"),
         ({"tasks": []}, "expected at least one task to merge, got none"),
     ],
 )

@@ -2,7 +2,8 @@
 
 Jang et al., Model Stock (ECCV 2024, arXiv 2403.19522): with cos the mean cosine of all pairs of
 task vectors of one parameter (or of the whole model), t = N cos / (1 + (N - 1) cos) and the merged
-task vector is t * mean(tau). So it is a weighted merge with weights t / N, and needs no more than the Gram matrix.
+task vector is t * mean(tau). So it is a weighted merge with weights t / N, and needs no more than
+the Gram matrix.
 
 Cosines are taken as at least 0: below, t would be negative and grow without bound towards
 cos = -1 / (N - 1). A task that left the parameter alone has cosine 0 with all others; a single task

@@ -98,12 +98,14 @@ def ties_by_parameter(tasks: Tasks, density: float) -> Tau:
 
 def ties_by_model(tasks: Tasks, density: float, progress: Progress) -> Tau:
     """Each task has one threshold, for which all its parameters are read once before the first of
-    them is merged; `progress` is told of each as often as there are tasks."""
+    them is merged; `progress` is told of each as often as there are tasks. Where tasks cancel
+    exactly, the sign is that of most values of the parameter (in the paper's program: of the model,
+    which would take reading all of them twice)."""
     thresholds: list[float] = []
 
     def tau(number: int) -> Tensor:
         if not thresholds:
-            thresholds.extend(_threshold(tasks, term, density, progress) for term in tasks.terms)
+            thresholds[:] = [_threshold(tasks, term, density, progress) for term in tasks.terms]
         pairs = zip(tasks.each(number), thresholds, strict=True)
         return ties_maths.merge([ties_maths.trim(one, threshold) for one, threshold in pairs])
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tvcodec import auto, codec, dense
 from tvcodec.dense import as_half, inner_product, squared_norm
 from tvcodec.family import Family, Sum
-from tvcodec.published.settings import Published, in_range, one_of
+from tvcodec.published.settings import Published, in_range, one_of, whole_in_range
 from tvcodec.quantize import Grouped, min_max
 
 STRATEGIES = ("union", "intersection", "majority")
@@ -63,10 +63,10 @@ class SvdHybrid(Published):
 
     def __post_init__(self) -> None:
         in_range("energy_threshold", self.energy_threshold, 0, 1)
-        in_range("max_rank", self.max_rank, 1, 2**18)
-        in_range("low_bits", self.low_bits, 1, 8)
-        in_range("stages", self.stages, 0, STAGES_MOST)
-        in_range("group", self.group, 0, 2.0**40 - 1)
+        whole_in_range("max_rank", self.max_rank, 1, 2**18)
+        whole_in_range("low_bits", self.low_bits, 1, 8)
+        whole_in_range("stages", self.stages, 0, STAGES_MOST)
+        whole_in_range("group", self.group, 0, 2**40 - 1)
         in_range("noise_shrink", self.noise_shrink, 0, 1)
         in_range("step", self.step, 1e-3, 1e3)
         one_of("mask_strategy", self.mask_strategy, STRATEGIES)

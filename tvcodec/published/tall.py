@@ -20,7 +20,7 @@ from tvcodec.errors import TvqError
 from tvcodec.family import Family, Sum
 from tvcodec.merge.consensus import tall_mask
 from tvcodec.merge.methods import LAMBDA, VOTES
-from tvcodec.published.settings import Published, in_range
+from tvcodec.published.settings import Published, in_range, whole_in_range
 
 FIT = "fit"
 CANDIDATES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -78,7 +78,7 @@ class Consensus(Published):
 
     def __post_init__(self) -> None:
         _check_lambda(self.mask_lambda)
-        in_range("votes", self.votes, 0, 2**15 - 1)
+        whole_in_range("votes", self.votes, 0, 2**15 - 1)
 
     def share(self, family: Family) -> Tensor | None:
         if self.votes > family.of:
