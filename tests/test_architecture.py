@@ -42,7 +42,7 @@ IMPORTS = {
     "rotated": "quantize",
     "sketch": "rotated",
     "basis": "",
-    "merge": "errors",
+    "merge": "dense errors",
     # numpy arrays <-> bytes
     "entropy": "errors",
     "content": "archive entropy errors index",
@@ -63,7 +63,7 @@ IMPORTS = {
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
-    "sharing": "auto family index parameter recipes",
+    "sharing": "auto dense family index parameter recipes",
     "joint": "dense family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
     " similarity spool survey threads",
@@ -72,7 +72,7 @@ IMPORTS = {
     "fine_tune": "base_model checkpoint dense parts stored_task",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
-    " task_vector",
+    " task_vector threads",
     "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
     " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",

@@ -15,6 +15,7 @@ import tvcodec
 from tvcodec import EXACT, QUALITIES, Recipe, index
 from tvcodec.errors import BaseModelMismatch, TvqError, UnknownTaskError
 from tvcodec.lowrank import Factors
+from tvcodec.published import TsvC
 from tvcodec.stored_task import SharedBasis, StoredTask
 from tvcodec.task_vector import Term
 
@@ -292,15 +293,15 @@ def test_model_stock_is_the_published_one(bank):
     assert_merged(bank, lambda name, taus: published_stock(taus), method="model-stock")
 
 
-def test_model_stock_of_the_whole_model_takes_the_recorded_inner_products(bank):
-    gram = bank.archive.gram() or [[1.0]]
-    count = len(gram)
+def test_model_stock_of_the_whole_model_sums_inner_products_of_its_parameters(bank):
+    every = decoded(bank)
+    whole = [torch.cat([tau[name].reshape(-1) for name in SHAPES]) for tau in every.values()]
     cosines = [
-        gram[i][j] / math.sqrt(gram[i][i] * gram[j][j]) if gram[i][i] and gram[j][j] else 0.0
-        for i, j in itertools.combinations(range(count), 2)
+        float(a @ b / (a.norm() * b.norm())) if a.any() and b.any() else 0.0
+        for a, b in itertools.combinations(whole, 2)
     ]
     cosine = max(sum(cosines) / len(cosines), 0) if cosines else 1
-    share = count * cosine / (1 + (count - 1) * cosine)
+    share = len(whole) * cosine / (1 + (len(whole) - 1) * cosine)
     assert_merged(bank, lambda name, taus: share * mean(taus), method="model-stock", scope="model")
 
 
@@ -375,8 +376,6 @@ def test_files_that_do_not_belong_together_are_refused(three, tmp_path):
             three.merge(BASE, others=[stranger])
         with pytest.raises(TvqError, match=r"no inner products .*three.tvq, .*other.tvq"):
             three.merge(BASE, "cluster:2", others=[other])
-        with pytest.raises(TvqError, match="different files"):
-            three.merge(BASE, method="model-stock", scope="model", others=[other])
         with pytest.raises(UnknownTaskError, match=r"no task 'fox' in .*three.tvq, .*other.tvq"):
             three.merge(BASE, tasks=["fox"], others=[other])
         assert three.merge(BASE, "cluster:2", others=[other], tasks=["ant", "cow"])["bias"].any()
@@ -483,6 +482,12 @@ def test_tsvm_scales_each_task_before_it_merges(tmp_path):
         assert json.loads(model.metadata["tvcodec.scaling"]) == scaling
 
 
+def test_accuracies_may_be_at_a_path(three, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"ant": 0.9, "bee": 0.8, "cow": 0.1}))
+    found = three.merge(BASE, weights=tmp_path / "a.json")
+    assert found.metadata == three.merge(BASE, weights=str(tmp_path / "a.json")).metadata
+
+
 def test_negated_and_negative_weights_are_the_same(three):
     direct = three.merge(BASE, {"ant": -0.5, "bee": 1.0})
     turned = three.merge(BASE, {"ant": 0.5, "bee": 1.0}, negate=["ant"])
@@ -514,6 +519,15 @@ def test_negated_and_negative_weights_are_the_same(three):
         ({"scaling": {t: 1.0 for t in ("ant", "bee", "cow", "fox")}}, "scaling: no task 'fox'"),
         ({"negate": ["fox"]}, "negate: no task 'fox'"),
         ({"tasks": ["ant"], "negate": ["bee"]}, "negate: no task 'bee'"),
+        ({"tasks": "ant"}, "tasks: expected a list of names, got 'ant'"),
+        ({"negate": "ant"}, "negate: expected a list of names"),
+        ({"method": "tsvm", "exclude": "tall"}, "exclude: expected names or globs in a list"),
+        ({"method": "consensus", "votes": -3}, "expected votes from 0, got -3"),
+        ({"method": "consensus", "votes": 1.5}, "votes: expected a whole number, got 1.5"),
+        ({"method": "dare", "seed": 1.5}, "seed: expected a whole number, got 1.5"),
+        ({"method": "ties", "density": "0.2"}, "density: expected a number, got '0.2'"),
+        ({"scaling": "0.5"}, "scaling: expected a number, or one for each task, got '0.5'"),
+        ({"scaling": True}, "scaling: expected a number, or one for each task, got True"),
         ({"tasks": []}, "expected at least one task to merge, got none"),
     ],
 )
@@ -539,6 +553,26 @@ def test_a_model_needs_the_base_model_and_a_task_vector_does_not(three, tmp_path
         found = three.merge(None, method=method, task_vector=True)
         assert found["tall"].any() or method == "model-stock"  # no agreement: no change
         assert set(found) == set(SHAPES) - {"frozen"}
+
+
+def test_tsvm_refuses_to_make_up_triplets_that_tsv_c_did_not_keep(tmp_path):
+    base = {"w": torch.zeros(40, 30), "b": torch.zeros(30)}
+    tunes = {t: {"w": normal(n, 40, 30), "b": normal(n, 30)} for n, t in enumerate("abcd")}
+    tvcodec.encode(base, tunes, tmp_path / "bank.tvq", recipe=TsvC(fp16=True))
+    with tvcodec.open(tmp_path / "bank.tvq") as opened:
+        opened.merge(base, method="tsvm")["w"]
+        message = "bank.tvq: task 'a': parameter 'w': tsvm of 2 takes 15 .* of each, the file has 7"
+        with pytest.raises(TvqError, match=message):
+            opened.merge(base, method="tsvm", tasks=["a", "b"])["w"]
+    low = {
+        t: {"w": normal(n, 40, 3) @ normal(n + 9, 3, 30), "b": base["b"]}
+        for n, t in enumerate("abcd")
+    }
+    tvcodec.encode(base, low, tmp_path / "low.tvq", recipe=TsvC())
+    with tvcodec.open(tmp_path / "low.tvq") as opened:
+        wanted = published_tsvm([low["a"]["w"].double(), low["b"]["w"].double()])
+        found = opened.merge(base, method="tsvm", tasks=["a", "b"])["w"].double()
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4
 
 
 def test_what_was_used_is_written_down(three):

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 import tvcodec
 from tvcodec import TvqError
+from tvcodec.dense import as_half
 from tvcodec.errors import CheckpointError
 from tvcodec.published import (
     RECIPES,
@@ -45,7 +46,7 @@ EACH = [
     SvdHybrid(mask_strategy="intersection", basis="coded"),
     Tall(),
     Tall(mask_lambda="fit", fp16=True),
-    Consensus(),
+    Consensus(votes=1),
     TsvC(),
     TsvC(fp16=True),
     BitDelta(fp16=True),
@@ -204,6 +205,21 @@ def test_settings_are_read_from_text() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["svd-hybrid", "rtvq", "tall", "consensus", "tsv-c"])
+def test_what_depends_on_all_tasks_is_not_added(tmp_path: Path, name: str) -> None:
+    base, tunes = family()
+    path = tmp_path / "bank.tvq"
+    new = {"d": tunes.pop("d")}
+    tvcodec.encode(base, tunes, path, recipe=published(name))
+    before = path.read_bytes()
+    read: list[int] = []
+    with pytest.raises(TvqError, match=f"bank.tvq: recipe {name!r} codes a task by") as caught:
+        tvcodec.add(path, base, new, recipe=published(name), progress=read.append)
+    assert "together, or add by another recipe (auto, exact, tvq, bitdelta)" in caught.value.hint
+    assert path.read_bytes() == before
+    assert not read
+
+
 def test_what_a_recipe_has_no_use_for_is_refused(tmp_path: Path) -> None:
     base, tunes = family()
     masks = random_masks(0, tunes)
@@ -220,3 +236,68 @@ def test_what_a_recipe_has_no_use_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"mask of task 'b'.*'w'.*\[40, 24\], got bool \[3\]"):
         tvcodec.encode(base, tunes, path, recipe=Tall(), masks=wrong)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Tvq(bits=2.5), "bits: expected a whole number, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Tvq(group=True), "group: expected a whole number, got True"),
+        (lambda: SvdHybrid(stages=1.5), "stages: expected a whole"),  # type: ignore[arg-type]
+        (lambda: SvdHybrid(step="1"), "step: expected a number, got '1'"),  # type: ignore[arg-type]
+        (lambda: Consensus(votes=1.5), "votes: expected a whole"),  # type: ignore[arg-type]
+        (lambda: tvcodec.Recipe(step=0.0), "step: expected"),
+        (lambda: tvcodec.Recipe(step=float("nan")), "step: expected"),
+        (lambda: tvcodec.Recipe(gain=2.0), "gain: expected 0..1, got 2"),
+        (lambda: tvcodec.Recipe(metric="mean"), "metric: expected mse or function, got 'mean'"),
+    ],
+)
+def test_recipes_are_of_settings_that_mean_something(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_name_is_no_recipe(tmp_path: Path) -> None:
+    base, tunes = family()
+    with pytest.raises(ValueError, match="expected a Recipe or a published one, got 'tvq'"):
+        tvcodec.encode(base, tunes, tmp_path / "bank.tvq", recipe="tvq")  # type: ignore[arg-type]
+
+
+def test_an_error_of_zero_is_out_of_reach(tmp_path: Path) -> None:
+    base, tunes = {"w": normal(0, 80, 90)}, {"a": {"w": normal(1, 80, 90)}}
+    with pytest.raises(TvqError, match="reaches error 0 per task"):
+        tvcodec.encode(base, tunes, tmp_path / "bank.tvq", goal=tvcodec.Goal(max_error=0.0))
+
+
+@each
+def test_zeros_of_another_sign_come_back(coded: Coder, recipe: Published) -> None:
+    base, tunes = family()
+    base["zero"] = torch.zeros(6)
+    tunes = {task: {**tune, "zero": torch.zeros(6)} for task, tune in tunes.items()}
+    tunes["b"]["zero"] = -torch.zeros(6)
+    restored = coded(base, tunes, recipe).restored
+    assert all(bits(restored[task]["zero"]) == bits(tunes[task]["zero"]) for task in tunes)
+
+
+def test_half_precision_is_for_what_it_holds() -> None:
+    for value in (1e20, 1e-25):
+        kept = as_half(torch.full((4,), value))
+        assert kept.dtype == torch.float32
+        assert kept[0] == torch.tensor(value)
+    assert as_half(torch.tensor([1.5, 0.25])).dtype == torch.float16
+
+
+def test_magnitudes_of_bitdelta_that_float16_cannot_hold_are_float32(coded: Coder) -> None:
+    base = {"w": torch.zeros(20, 30)}
+    tune = {"w": 40000 * normal(0, 20, 30).sign()}
+    result = coded(base, {"a": tune}, BitDelta(fp16=True))
+    assert torch.equal(result.task_vectors["a"]["w"], tune["w"])
+
+
+def test_groups_larger_than_a_parameter_are_the_whole_of_it(coded: Coder) -> None:
+    base, tunes = family()
+    huge = coded(base, tunes, Tvq(group=2**36)).task_vectors
+    whole = coded(base, tunes, Tvq()).task_vectors
+    assert all(torch.equal(huge[t][name], whole[t][name]) for t in tunes for name in whole[t])

@@ -164,6 +164,32 @@ def test_what_does_not_go_together_is_wrong_usage(here: Path, words: str, messag
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("recipe: 5\n", "recipe: expected a name, got 5"),
+        ("checkpoint_dir: 5\n", "checkpoint_dir: expected a path, got 5"),
+        ("tasks: [null]\n", "tasks: expected names, got [None]"),
+        ("size: -5\n", "size: expected bytes such as 500KB or 1.5MB, got '-5'"),
+        ("step: true\n", "step: expected no truth value, got True"),
+    ],
+)
+def test_values_of_another_kind_are_named(here: Path, text: str, message: str) -> None:
+    (here / "recipe.yaml").write_text(text)
+    result = encode("--config", "recipe.yaml")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_tasks_may_be_listed_with_commas(here: Path) -> None:
+    (here / "recipe.yaml").write_text(
+        "base_model_path: base.safetensors\ncheckpoint_dir: tunes\noutput_dir: out\n"
+    )
+    result = encode("--config", "recipe.yaml", "--set", "tasks=one,two", models=False)
+    assert result.exit_code == 0, result.stderr
+    assert "output_dir: for tvcodec merge, not used here" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         ("method: svd_hybrid\nmethod: {a: 1}\n", "duplicate key method"),
         ("- a\n- b\n", "expected keys and values, got a list"),
         ("a: ${b}\n", "expected YAML, got Interpolation key 'b' not found"),

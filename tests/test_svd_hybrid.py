@@ -125,6 +125,17 @@ def test_stages_make_up_for_the_rounding_of_the_basis(coded: Coder) -> None:
     assert distance(flat(result.task_vectors), matrix(base, tunes)) < 2e-5
 
 
+@pytest.mark.parametrize("tasks", range(2, 9))
+@pytest.mark.parametrize("threshold", [0.9, 1.0])
+def test_stages_make_up_for_a_coded_basis(coded: Coder, tasks: int, threshold: float) -> None:
+    """Unrelated tasks: every direction is needed, and all are in the basis."""
+    base = {"w": normal(0, 100, 80)}
+    tunes = {f"t{n}": {"w": base["w"] + normal(60 + n, 100, 80, scale=0.01)} for n in range(tasks)}
+    recipe = SvdHybrid(basis="coded", stages=2, energy_threshold=threshold)
+    result = coded(base, tunes, recipe)
+    assert max(task.error for task in result.summary.tasks) < 0.02
+
+
 @pytest.mark.parametrize("tasks", [1, 2, 3])
 @pytest.mark.parametrize("center", [True, False])
 def test_few_tasks_are_no_exception(coded: Coder, tasks: int, center: bool) -> None:

@@ -21,13 +21,14 @@ from tvcodec.editing import edit
 from tvcodec.encoder import Summary, encode
 from tvcodec.errors import BaseModelMismatch, TvqError
 from tvcodec.locking import resolved
-from tvcodec.published import Published
+from tvcodec.published import RECIPES, Published
 from tvcodec.rate import Goal
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.sketch import Sketch, bits
 from tvcodec.survey import Progress
 
 StrPath = str | os.PathLike[str]
+ALONE = ", ".join(["auto", "exact", *(name for name, kind in RECIPES.items() if not kind.joint)])
 
 
 def add(
@@ -52,12 +53,19 @@ def add(
     back speaks of the new tasks.
 
     Raises BaseModelMismatch; TvqError for a task that is there already, unless `replace` is
-    set, or an `output` that exists, unless `force` is; and what `encode` and `open` raise.
+    set, for an `output` that exists, unless `force` is, and for a recipe that codes tasks by what
+    all of them are; and what `encode` and `open` raise.
     """
     if recipe is None:
         recipe = QUALITIES["balanced"] if goal is None else Recipe()
     if isinstance(recipe, Recipe):
         recipe = dataclasses.replace(recipe, share=False)
+    elif recipe.joint:
+        raise TvqError(
+            f"{os.fspath(path)}: recipe {recipe.name!r} codes a task by what all tasks are: none"
+            " can be added",
+            hint=f"encode all tasks together, or add by another recipe ({ALONE})",
+        )
     base = open_checkpoint(base_model)
     if output is not None:
         tunes = [open_checkpoint(source) for source in fine_tunes.values()]
@@ -104,11 +112,6 @@ def _check_alike(archive: Archive, new: Archive) -> None:
     if new.root.base_model != archive.root.base_model:
         raise BaseModelMismatch(
             f"{archive.path}: was replaced meanwhile by a file of another base model"
-        )
-    if new.root.shared is not None:
-        raise TvqError(
-            "expected a recipe that codes each task on its own, got one with a shared basis",
-            hint="encode all tasks together",
         )
 
 

@@ -83,7 +83,7 @@ class Bank:
     def merge(
         self,
         base_model: CheckpointSource | None,
-        weights: Mapping[str, float] | str | None = None,
+        weights: Mapping[str, float] | str | os.PathLike[str] | None = None,
         *,
         method: str = "weighted",
         tasks: Sequence[str] | None = None,
@@ -114,16 +114,17 @@ class Bank:
         "consensus": the sum where it matters to `votes` (2) tasks, by lambda = `threshold` (0.4);
         "magmax": of each value the task's that changed it most;
         "model-stock": the mean, as far as tasks agree about each "parameter" or the whole "model"
-        (`scope`), the latter by the file's own inner products.
+        (`scope`).
 
         `weights` (of "weighted" and "dare") are task -> number, "uniform" (1 / N), "cluster:K"
-        (clusters share alike), the path of a performance file {task: accuracy} (softmax of accuracy
-        / `temperature`), or "cars=0.4,dtd=0.6". `tasks` takes a subset. `scaling` is a number, or
-        one for each task. Tasks in `negate` count with the opposite sign. `others` are open files
-        with more tasks of the same base model. With `task_vector` the result is what would be added
-        to the base model, in float32; `base_model` may then be None, unless parameters are stored
-        bit-exact. `progress` is told of values of each task that are read before the first is
-        merged, which "ties" over the model does.
+        (clusters share alike, by inner products that the file estimates), the path of a performance
+        file {task: accuracy} (softmax of accuracy / `temperature`), or "cars=0.4,dtd=0.6". `tasks`
+        takes a subset. `scaling` is a number, or one for each task. Tasks in `negate` count with
+        the opposite sign. `others` are open files with more tasks of the same base model. With
+        `task_vector` the result is what would be added to the base model, in float32; `base_model`
+        may then be None, unless parameters are stored bit-exact. `progress` is told of values of
+        each task that are read before the first is merged, which "ties" and "model-stock" over the
+        model do.
 
         Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes, extra rows
         and integers stay the base model's. Methods that look at single values or directions (all
@@ -236,7 +237,7 @@ def _matching(model: Model, task: str, glob: str | None) -> Model:
     """The parameters of a task whose names match, TvqError if none does; None matches all."""
     if glob is None:
         return model
-    names = [name for name in model if fnmatchcase(name, glob)]
+    names = [name for name in model if name == glob or fnmatchcase(name, glob)]
     if not names:
         raise TvqError(
             f"no parameter of task {task!r} matches {glob!r}",

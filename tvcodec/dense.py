@@ -41,8 +41,10 @@ def as_half(values: Tensor, half: bool = True, exactly: bool = False) -> Tensor:
         return values
     short = values.to(torch.float16)
     lost = short.to(torch.float32).sub_(values)
-    bound = 0.0 if exactly else HALF_ERROR * float(torch.linalg.vector_norm(values))
-    return short if float(torch.linalg.vector_norm(lost)) <= bound else values
+    if not lost.isfinite().all():
+        return values
+    bound = 0.0 if exactly else HALF_ERROR * math.sqrt(squared_norm(values))
+    return short if math.sqrt(squared_norm(lost)) <= bound else values
 
 
 def _mirror(bits: Tensor) -> Tensor:

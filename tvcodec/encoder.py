@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tvcodec import joint, parameter, rate, similarity
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
-from tvcodec.errors import CheckpointError, TvqError
+from tvcodec.errors import TvqError
 from tvcodec.index import (
     Root,
     TaskRecord,
@@ -80,6 +80,8 @@ def encode(
     within its directory, OSError, and ValueError for task names, and for a goal or masks that the
     recipe has no use for.
     """
+    if not isinstance(recipe, Recipe | Published | None):
+        raise ValueError(f"recipe: expected a Recipe or a published one, got {recipe!r:.40}")
     if recipe is not None and recipe.exact and goal is not None:
         raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
     if recipe is None:
@@ -97,7 +99,7 @@ def encode(
         for checkpoint in (base, *tunes.values(), *given.checkpoints.values()):
             refuse_inputs(path, checkpoint.paths)
         writer = stack.enter_context(Writer(path, force=force))
-        stack.enter_context(one_thread())
+        stack.enter_context(one_thread())  # parameters run in parallel instead
         found = survey(base, tunes, recipe.exact, progress)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         shared = stack.enter_context(SharedSpool())
@@ -200,16 +202,20 @@ def _encode_parameter(
     pool: ThreadPoolExecutor,
     share: bool,
 ) -> None:
-    jobs = list(zip(found.tasks, recipes, strict=True))
     run = map if found.base_model[number].count >= ALONE else pool.map
-    coding: Sequence[parameter.Coded | None]
-    coding = list(run(lambda job: _encode_task(found, job[0], number, job[1]), jobs))
-    for spool, coded in zip(spools, coding, strict=True):
-        if coded and coded.tau is not None:
-            spool.sketch.add(coded.tau, number)
+    recipe = recipes[0]  # those of tasks differ in their steps, which a goal finds
+    share = share and recipe.share and recipe.metric == "mse" and not recipe.exact
+
+    def encode_one(task: int) -> parameter.Coded | None:
+        coded = _encode_task(found, found.tasks[task], number, recipes[task])
+        if coded is None or coded.tau is None:
+            return coded
+        spools[task].sketch.add(coded.tau, number)
+        return coded if share else replace(coded, tau=None)  # which all tasks would add up to
+
+    coding: Iterable[parameter.Coded | None] = run(encode_one, range(len(spools)))
     if share:
-        again = map if found.base_model[number].count >= ALONE else pool.map
-        vectors, coding = joint.shared_instead(found, number, again, recipes[0], coding)
+        vectors, coding = joint.shared_instead(found, number, run, recipe, list(coding))
         for vector in vectors:
             shared.put(vector)
     for spool, coded in zip(spools, coding, strict=True):
@@ -271,6 +277,3 @@ def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummar
         spool.error,
         tuple(changes(task, found.base_model)),
     )
-
-
-__all__ = ["CheckpointError", "Summary", "TaskSummary", "encode"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tvcodec import codec, entropy
 from tvcodec.basis import Coefficients
-from tvcodec.dense import as_half
+from tvcodec.dense import as_half, inner_product, squared_norm
 from tvcodec.index import ENTRIES, ROWS, BaseParameter, Entry, Extent, Mask, Part, single
 from tvcodec.masks import Masks
 from tvcodec.parameter import Coded
@@ -71,6 +71,11 @@ class Family:
         """Inner products of what is left of all tasks, float64 [n, n], as `inner_products`."""
         return inner_products(self.left, mask)
 
+    @property
+    def masked(self) -> bool:
+        """Whether masks are given, though not of every parameter."""
+        return self._masks.given
+
     def mask(self, task: int) -> Tensor | None:
         """Which entries matter to a task, as given: bool [rows, columns]; None is all."""
         return self._masks.of(self.tasks[task], self.parameter.name, self.parameter.dims)
@@ -86,7 +91,7 @@ class Family:
         Afterwards `wanted` is what is missing of it."""
         stored = _store(own)  # before `wanted`, which parts may be made of
         decoded = self._expanded(own)
-        energy, along = squared_norm(wanted), inner(decoded, wanted)
+        energy, along = squared_norm(wanted), inner_product(decoded, wanted)
         lost = squared_norm(wanted.sub_(decoded))
         self._sink(self._coded(stored, energy, lost, along))
         for each in self._coefficients:
@@ -120,7 +125,7 @@ class Family:
         if own.mask is not None:
             keep = own.mask if own.mask.dim() == 2 else own.mask[:, None]
             torch.where(keep, lost, tau, out=lost)
-        along = energy - inner(lost, tau)
+        along = energy - inner_product(lost, tau)
         return self._coded(stored, energy, squared_norm(lost), along)
 
     def _expanded(self, own: Sum) -> Tensor:
@@ -182,14 +187,3 @@ def inner_products(vectors: Sequence[Tensor], mask: Tensor | None = None) -> Ten
             block *= keep[start : start + PIECE]
         gram += block @ block.T
     return gram
-
-
-def inner(one: Tensor, other: Tensor) -> float:
-    """Inner product of two tensors of one shape, summed in float64."""
-    pairs = zip(*(torch.split(flat.reshape(-1), PIECE) for flat in (one, other)), strict=True)
-    return sum(float(torch.dot(a.double(), b.double())) for a, b in pairs)
-
-
-def squared_norm(values: Tensor) -> float:
-    """Summed in float64."""
-    return inner(values, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from tvcodec.dense import task_vector
 from tvcodec.family import Family, Sum
 from tvcodec.masks import Masks
-from tvcodec.parameter import Coded
+from tvcodec.parameter import Coded, encode_exact
 from tvcodec.recipes import Recipe
 from tvcodec.sharing import promising
 from tvcodec.spool import SharedSpool, Spool
@@ -41,6 +42,10 @@ def encode(
 ) -> None:
     """Puts a parameter of all tasks where it belongs. Each task vector is held once and read twice;
     `run` is `map`, or does several at a time."""
+    for task, spool in zip(found.tasks, spools, strict=True):
+        if task.energies.get(number) == 0:  # zeros of another sign, which only bits tell apart
+            read = functools.partial(task.read, number, found.base, found.base_model[number])
+            spool.put(encode_exact(number, read, 0.0))
     members = [n for n, task in enumerate(found.tasks) if task.energies.get(number)]
     if not members:
         return
@@ -66,7 +71,7 @@ def shared_instead(
     members = [n for n, coded in enumerate(alone) if coded is not None]
     each = [coded for coded in alone if coded is not None]
     taus = [coded.tau for coded in each if coded.tau is not None]
-    if len(taus) < 2 or not recipe.share or recipe.metric != "mse" or recipe.exact:
+    if len(taus) < 2:
         return (), alone
     extent = found.base_model[number].extent
     matrices = [tau.view(extent.rows, -1) for tau in taus]

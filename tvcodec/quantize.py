@@ -116,7 +116,7 @@ def min_max(values: Tensor, bits: int, group: int = 0, half: bool = False) -> Gr
     """
     most = 2**bits - 1
     flat = values.reshape(-1)
-    size = group or flat.numel()
+    size = min(group or flat.numel(), flat.numel())
     missing = -flat.numel() % size
     if missing:
         flat = torch.cat([flat, flat[-1:].expand(missing)])

@@ -51,7 +51,7 @@ def find_step(goal: Goal, measure: Callable[[float], Measured]) -> float:
     def excess(got: Measured) -> float:
         """Above zero where the goal is missed; relative."""
         if goal.max_error is not None:
-            return got.error / goal.max_error - 1
+            return got.error / goal.max_error - 1 if goal.max_error else got.error
         assert goal.size is not None
         return got.size / max(goal.size, 1) - 1
 

@@ -8,12 +8,14 @@ from typing import ClassVar
 
 from tvcodec.auto import Target
 
+LEAST_STEP = 2.0**-20
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How each task is coded. `step` and `factor_step` are in units of the root mean square of the
     task vector; `exact` stores bit-exact differences instead. With `share`, tasks have vectors in
-    common where that pays, under the metric "mse"."""
+    common where that pays, under the metric "mse". ValueError for settings out of range."""
 
     name: ClassVar[str] = "auto"
     uses_masks: ClassVar[bool] = False
@@ -24,6 +26,14 @@ class Recipe:
     factor_step: float | None = None
     exact: bool = False
     share: bool = True
+
+    def __post_init__(self) -> None:
+        _check("step", self.step, LEAST_STEP, 1000)
+        _check("gain", self.gain, 0, 1)
+        if self.factor_step is not None:
+            _check("factor_step", self.factor_step, LEAST_STEP, 1000)
+        if self.metric not in ("mse", "function"):
+            raise ValueError(f"metric: expected mse or function, got {self.metric!r:.40}")
 
     def target(self, rms: float) -> Target:
         """The same in absolute terms, for a task vector of root mean square `rms`."""
@@ -44,6 +54,13 @@ class Recipe:
         if self.factor_step:
             settings["factor_step"] = self.factor_step
         return {"recipe": json.dumps(settings, sort_keys=True)}
+
+
+def _check(name: str, value: float, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: expected a number, got {value!r:.40}")
+    if not least <= value <= most:
+        raise ValueError(f"{name}: expected {least:g}..{most:g}, got {value:g}")
 
 
 QUALITIES = {

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from tvcodec import auto
-from tvcodec.family import Family, Sum, inner, squared_norm
+from tvcodec.dense import inner_product, squared_norm
+from tvcodec.family import Family, Sum
 from tvcodec.index import Exact
 from tvcodec.parameter import Coded, changed_rows
 from tvcodec.recipes import Recipe
@@ -48,7 +49,7 @@ class Sharing:
             vector = family.share(wanted, Sum(choice.contents))
             energy = squared_norm(vector)
             for task, left in enumerate(family.left):
-                family.take(task, vector, inner(vector, left) / energy)
+                family.take(task, vector, inner_product(vector, left) / energy)
         return None
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:

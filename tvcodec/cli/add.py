@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tvcodec.cli import options
+from tvcodec.cli import options, report
 from tvcodec.cli.encode import chosen_recipe, encode, phases, print_summary
 from tvcodec.cli.progress import progress
 
@@ -41,14 +41,18 @@ def add(
 
     BASE_MODEL is the one that the file was encoded against; it is checked by content. The file is
     replaced in one step, so whoever reads it is not disturbed, and several processes may add to it
-    at a time. The result is what `encode` would have written of all tasks.
+    at a time. Where tasks share no basis, the result is what `encode` would have written of all.
+    A recipe that codes tasks by what all of them are (svd-hybrid, rtvq, tall, consensus, tsv-c) is
+    refused.
 
     \b
       tvcodec add bank.tvq base/ pets=pets/
       tvcodec add bank.tvq base/ cars=better-cars/ --replace --quality high
     """
     paths = options.by_task(fine_tunes)
-    recipe, goal, _ = chosen_recipe(settings)
+    recipe, goal, said = chosen_recipe(settings)
+    if said.places:
+        report.note(f"note: {', '.join(said.places)}: for tvcodec encode, not used here")
     from tvcodec import adding
     from tvcodec.checkpoint import open_checkpoint
 

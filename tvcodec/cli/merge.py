@@ -36,8 +36,8 @@ def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], opti
     "--weights",
     metavar="WEIGHTS",
     help="Of weighted and dare: uniform (1/N each, the default); cars=0.4,dtd=-0.6; cluster:K (K"
-    " clusters of similar tasks share alike); or a JSON file {task: accuracy in 0..1}, from which"
-    " come softmax(accuracy / temperature).",
+    " clusters of similar tasks, by estimated inner products, share alike); or a JSON file {task:"
+    " accuracy in 0..1}, from which come softmax(accuracy / temperature).",
 )
 @_of_method(
     "--temperature",
@@ -148,7 +148,7 @@ def merge(
         chosen = [name.strip() for name in tasks.split(",")] if tasks is not None else None
         values = sum(parameter.count for parameter in first.archive.root.base_model)
         phases = [("merging", values)]
-        if method == "ties" and settings["scope"] != methods.PARAMETER:
+        if methods.settings(method, settings).get("scope") == methods.MODEL:
             held = sum(len(bank.tasks) for bank in (first, *others))
             phases.insert(0, ("measuring", values * (len(set(chosen)) if chosen else held)))
         advance = stack.enter_context(progress(*phases))

@@ -69,8 +69,7 @@ class Bytes(_ParamType):
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, int):
-            return value
+        value = str(value)
         match = _SIZE.fullmatch(value.strip())
         if match is None:
             self.fail(f"expected bytes such as 500KB or 1.5MB, got {value!r}", param, ctx)

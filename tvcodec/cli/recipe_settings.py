@@ -38,7 +38,7 @@ AUTO: dict[str, Any] = {
 
 PREFIX = "svd_"  # of settings in files for SVD-Hybrid
 RENAMED = {"rtvq_stages": "stages"}
-PLACES = ("base_model_path", "checkpoint_dir", "mask_dir", "tasks", "output_dir")
+PLACES = ("base_model_path", "checkpoint_dir", "mask_dir", "tasks")
 OF_MERGES = (  # settings of such files that count when tasks are merged, and not before
     "weighting",
     "cluster_k",
@@ -46,6 +46,7 @@ OF_MERGES = (  # settings of such files that count when tasks are merged, and no
     "performance_temperature",
     "store_artifacts",
     "eval_reconstruction",
+    "output_dir",
 )
 MODELS = (".safetensors", ".pt", ".bin", "")  # how what belongs to a task may be called
 
@@ -82,15 +83,29 @@ def _sorted(values: dict[str, Any]) -> RecipeFile:
         values = {**values, **method}
         method = values.pop("name", None)
     found.recipe = values.pop("recipe", method)
+    if not isinstance(found.recipe, str | None):
+        raise click.UsageError(f"recipe: expected a name, got {found.recipe!r:.40}")
     for key, value in values.items():
         plain = str(key).removeprefix(PREFIX)
         if key in PLACES:
-            found.places[str(key)] = value
+            found.places[str(key)] = _place(str(key), value)
         elif plain in OF_MERGES:
             found.ignored.append(str(key))
         else:
             found.settings[RENAMED.get(plain, plain)] = value
     return found
+
+
+def _place(key: str, value: object) -> str | list[str]:
+    """A path; or names of tasks, as a list or with commas between them."""
+    if key == "tasks" and isinstance(value, str):
+        return [task.strip() for task in value.split(",")]
+    if key == "tasks" and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return value
+    if key == "tasks" or not isinstance(value, str):
+        kind = "names" if key == "tasks" else "a path"
+        raise click.UsageError(f"{key}: expected {kind}, got {value!r:.40}")
+    return value
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -145,8 +160,10 @@ def make(name: str | None, settings: Mapping[str, Any]) -> tuple[Recipe | Publis
 
 def _read(key: str, value: object) -> Any:
     """A setting of the auto codec, which may be text."""
+    if isinstance(value, bool) and key != "share":
+        raise click.UsageError(f"{key}: expected no truth value, got {value}")
     try:
-        return AUTO[key].convert(value if isinstance(value, int) else str(value), None, None)
+        return AUTO[key].convert(value if isinstance(value, bool) else str(value), None, None)
     except click.BadParameter as error:
         raise click.UsageError(f"{key}: {error.message}") from None
 

@@ -52,6 +52,16 @@ def settings(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(chosen: Mapping[str, Any]) -> None:
+    for name in ("seed", "votes"):
+        if type(chosen.get(name, 0)) is not int:
+            raise TvqError(f"{name}: expected a whole number, got {chosen[name]!r:.40}")
+    for name in ("density", "rate", "threshold"):
+        if type(chosen.get(name, 0)) not in (int, float):
+            raise TvqError(f"{name}: expected a number, got {chosen[name]!r:.40}")
+    if chosen.get("votes", 0) < 0:
+        raise TvqError(f"expected votes from 0, got {chosen['votes']}")
+    if isinstance(chosen.get("exclude"), str):
+        raise TvqError(f"exclude: expected names or globs in a list, got {chosen['exclude']!r:.40}")
     if not 0 < chosen.get("density", 1) <= 1:
         raise TvqError(f"expected a density above 0 and up to 1, got {chosen['density']}")
     if not 0 <= chosen.get("rate", 0) < 1:

@@ -13,6 +13,8 @@ from tvcodec.merging.values import Tasks, Tau
 from tvcodec.parts import Parts
 from tvcodec.task_vector import Term, summed
 
+CUT = 0.01  # share of a matrix's energy that may be missing of the triplets asked for
+
 
 def tsvm(tasks: Tasks) -> Tau:
     """TSV-Merge, of matrices."""
@@ -41,10 +43,33 @@ def _triplets(tasks: Tasks, term: Term, number: int, rank: int) -> tsvm_maths.Tr
         matrix = _finite(summed([term], number, tasks.base), tasks, number)
         return tsvm_maths.triplets_of_matrix(matrix, rank)
     left, right = _joined(parts, tasks.parameters[number].dims[0])
+    factors = [content for content in parts.contents if isinstance(content, Factors)]
+    if all(one.left.is_floating_point() for one in factors):  # not codes: cut off at some rank
+        _refuse_cut(tasks, term, number, (left, right), rank)
     found = tsvm_maths.triplets_of_factors(left, right, rank)
     if not term.rotated(number):  # where nothing is known of what the factors lack
         found = found.lengthened(term.task.norm(number), rank)
     return found.scaled(term.factor)
+
+
+def _refuse_cut(
+    tasks: Tasks, term: Term, number: int, factors: tuple[Tensor, Tensor], rank: int
+) -> None:
+    """TvqError where triplets are asked for that a file of TSV-Compress, which keeps so many that
+    all its tasks can merge, may lack. None of them is stronger than the weakest that it kept."""
+    kept = factors[0].shape[1]
+    if kept >= rank:
+        return
+    energies = tsvm_maths.triplets_of_factors(*factors, kept).sigma.double().square()
+    missing = term.task.norm(number) ** 2 - float(energies.sum())
+    most = min(missing, (rank - kept) * float(energies[-1])) if len(energies) else missing
+    if most > CUT * term.task.norm(number) ** 2:
+        name = tasks.parameters[number].name
+        raise TvqError(
+            f"{term.task.archive.path}: task {term.task.name!r}: parameter {name!r}: tsvm of"
+            f" {len(tasks.terms)} takes {rank} singular triplets of each, the file has {kept}",
+            hint="merge all tasks of the file, or encode these together, or with --quality high",
+        )
 
 
 def _finite(matrix: Tensor, tasks: Tasks, number: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,7 @@ def gram(terms: Sequence[Term]) -> list[list[float]]:
 def _chosen(tasks: Sequence[str] | None, held: Mapping[str, Term]) -> list[str]:
     if tasks is None:
         return sorted(held)
+    _refuse_text("tasks", tasks)
     if not tasks:
         raise TvqError("expected at least one task to merge, got none")
     for task in tasks:
@@ -94,6 +96,8 @@ def _weights(
     settings: Mapping[str, Any], names: Sequence[str], held: Mapping[str, Term]
 ) -> dict[str, float]:
     given, temperature = settings["weights"], settings["temperature"]
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
     if isinstance(given, str):
         found = merge_weights.parse(
             given, names, lambda tasks: gram([held[task] for task in tasks]), temperature
@@ -110,6 +114,8 @@ def _weights(
 def _scaling(
     scaling: float | Mapping[str, float], names: Sequence[str]
 ) -> float | dict[str, float]:
+    if isinstance(scaling, bool) or not isinstance(scaling, int | float | Mapping):
+        raise TvqError(f"scaling: expected a number, or one for each task, got {scaling!r:.40}")
     if isinstance(scaling, int | float):
         merge_weights.check_range(scaling, "scaling")
         return float(scaling)
@@ -122,7 +128,14 @@ def _scaling(
     return merge_weights.checked(scaling, names, "scaling")
 
 
+def _refuse_text(what: str, names: Sequence[str]) -> None:
+    """TvqError for a text where a list is expected, each letter of which would count as a name."""
+    if isinstance(names, str):
+        raise TvqError(f"{what}: expected a list of names, got {names!r:.40}")
+
+
 def _negated(tasks: Sequence[str], names: Sequence[str]) -> set[str]:
+    _refuse_text("negate", tasks)
     for task in tasks:
         if task not in names:
             raise UnknownTaskError(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from torch import Tensor
 
 from tvcodec.errors import TvqError
-from tvcodec.merge import model_stock
 from tvcodec.merge.methods import MODEL
 from tvcodec.merging import directions, values
 from tvcodec.merging.noise import refuse_noise
-from tvcodec.merging.request import Plan, gram
+from tvcodec.merging.request import Plan
 from tvcodec.merging.values import Progress, Tasks, Tau
 
 # How much of the sum of N tasks' rotated parts counts, times N. TSV-Merge takes 1 / N of a matrix's
@@ -31,10 +29,9 @@ def strategy(plan: Plan, tasks: Tasks, progress: Progress) -> Tau:
         case "dare":
             return values.dare(tasks, settings["rate"], settings["seed"])
         case "model-stock" if settings["scope"] == MODEL:
-            share = model_stock.share(_signed(tasks))
-            return lambda number: tasks.mean(number).mul_(share)
+            return values.model_stock_by_model(tasks, progress)
         case "model-stock":
-            return values.model_stock(tasks)
+            return values.model_stock_by_parameter(tasks)
     looked_at = _looked_at(tasks, plan)
     refuse_noise(tasks, plan.method, looked_at)
     structured = tasks.structured()
@@ -75,15 +72,6 @@ def _with_rest(
         return merged
 
     return tau
-
-
-def _signed(tasks: Tasks) -> list[list[float]]:
-    """The Gram matrix of task vectors with their factors, which turn some around."""
-    factors = [term.factor for term in tasks.terms]
-    return [
-        [value * math.copysign(1, a * b) for value, b in zip(row, factors, strict=True)]
-        for row, a in zip(gram(tasks.terms), factors, strict=True)
-    ]
 
 
 def _looked_at(tasks: Tasks, plan: Plan) -> Callable[[int], bool]:

@@ -97,7 +97,9 @@ def ties_by_parameter(tasks: Tasks, density: float) -> Tau:
 
 def ties_by_model(tasks: Tasks, density: float, progress: Progress) -> Tau:
     """Each task has one threshold, for which all its parameters are read once before the first of
-    them is merged; `progress` is told of each as often as there are tasks."""
+    them is merged; `progress` is told of each as often as there are tasks. Where tasks cancel
+    exactly, the sign is that of most values of the parameter (in the paper's program: of the model,
+    which would take reading all of them twice)."""
     thresholds: list[float] = []
     measuring = threading.Lock()
 
@@ -123,14 +125,38 @@ def _threshold(tasks: Tasks, term: Term, density: float, progress: Progress) -> 
     return magnitudes.threshold(density)
 
 
-def model_stock(tasks: Tasks) -> Tau:
+def model_stock_by_parameter(tasks: Tasks) -> Tau:
     """Each parameter goes as far as the tasks agree on it."""
+    return lambda number: tasks.mean(number).mul_(model_stock_maths.share(_gram(tasks, number)))
+
+
+def model_stock_by_model(tasks: Tasks, progress: Progress) -> Tau:
+    """All parameters go as far as the tasks agree on the model, for which they are read once before
+    the first of them is merged; `progress` is told of each as often as there are tasks."""
+    found: list[float] = []
+    measuring = threading.Lock()
+
+    def share() -> float:
+        total = torch.zeros(len(tasks.terms), len(tasks.terms), dtype=torch.float64)
+        for number, parameter in enumerate(tasks.parameters):
+            if tasks.changed(number):
+                total += torch.tensor(_gram(tasks, number), dtype=torch.float64)
+            progress(len(tasks.terms) * parameter.count)
+        return model_stock_maths.share(total.tolist())
 
     def tau(number: int) -> Tensor:
-        gram = model_stock_maths.gram(list(tasks.each(number)))
-        for at, term in enumerate(tasks.terms):
-            if term.rotated(number):  # noise lengthens what it does not turn
-                gram[at][at] = (term.factor * term.task.norm(number)) ** 2
-        return tasks.mean(number).mul_(model_stock_maths.share(gram))
+        with measuring:
+            if not found:
+                found.append(share())
+        return tasks.mean(number).mul_(found[0])
 
     return tau
+
+
+def _gram(tasks: Tasks, number: int) -> list[list[float]]:
+    """Inner products of the tasks' vectors of one parameter."""
+    gram = model_stock_maths.gram(list(tasks.each(number)))
+    for at, term in enumerate(tasks.terms):
+        if term.rotated(number):  # noise lengthens what it does not turn
+            gram[at][at] = (term.factor * term.task.norm(number)) ** 2
+    return gram

@@ -30,6 +30,7 @@ class BitDelta(Published):
             return self.floats(tau)
         changed = tau.any(1)
         values = tau[changed]
-        magnitude = as_half(values.abs().mean().view(1), self.fp16)
+        mean = values.abs().mean()
+        both = as_half(torch.stack([2 * mean, -mean]), self.fp16)
         signs = (values > 0).to(torch.uint8)
-        return Sum((Grouped(signs, 2 * magnitude, -magnitude, 0, 2),), changed)
+        return Sum((Grouped(signs, both[:1], both[1:], 0, 2),), changed)

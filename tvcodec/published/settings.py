@@ -31,6 +31,7 @@ class Published:
     name: ClassVar[str]
     uses_masks: ClassVar[bool] = False
     exact: ClassVar[bool] = False  # bits are not kept
+    joint: ClassVar[bool] = False  # whether what a task stores depends on the other tasks
 
     fp16: bool = False
 
@@ -91,9 +92,18 @@ def _converted(key: str, value: object, wanted: Any) -> object:
 
 
 def in_range(name: str, value: float, least: float, most: float) -> None:
-    """ValueError unless `value` is in least..most; a NaN is not."""
+    """ValueError unless `value` is a number in least..most; a NaN is not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: expected a number, got {value!r:.40}")
     if not least <= value <= most:
         raise ValueError(f"{name}: expected {least:g}..{most:g}, got {value:g}")
+
+
+def whole_in_range(name: str, value: int, least: int, most: int) -> None:
+    """ValueError unless `value` is a whole number in least..most."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: expected a whole number, got {value!r:.40}")
+    in_range(name, value, least, most)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:

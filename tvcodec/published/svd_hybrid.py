@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from tvcodec import auto, codec, dense
-from tvcodec.dense import as_half
-from tvcodec.family import Family, Sum, inner, squared_norm
-from tvcodec.published.settings import Published, in_range, one_of
+from tvcodec.dense import as_half, inner_product, squared_norm
+from tvcodec.family import Family, Sum
+from tvcodec.published.settings import Published, in_range, one_of, whole_in_range
 from tvcodec.quantize import Grouped, min_max
 
 STRATEGIES = ("union", "intersection", "majority")
@@ -40,10 +40,12 @@ class SvdHybrid(Published):
     are zero, or with `include_noise` coded in the same way after shrinking by `noise_shrink`.
 
     `basis` "fp16" stores vectors as floats (float32 unless `fp16`), "coded" by the auto codec with
-    a `step` as there.
+    a `step` as there. Vectors in floats that hold all of the task vectors leave no residual; what
+    coded ones lose goes into the residual.
     """
 
     name: ClassVar[str] = "svd-hybrid"
+    joint: ClassVar[bool] = True
     uses_masks: ClassVar[bool] = True
 
     fp16: bool = True
@@ -61,10 +63,10 @@ class SvdHybrid(Published):
 
     def __post_init__(self) -> None:
         in_range("energy_threshold", self.energy_threshold, 0, 1)
-        in_range("max_rank", self.max_rank, 1, 2**18)
-        in_range("low_bits", self.low_bits, 1, 8)
-        in_range("stages", self.stages, 0, STAGES_MOST)
-        in_range("group", self.group, 0, 2.0**40 - 1)
+        whole_in_range("max_rank", self.max_rank, 1, 2**18)
+        whole_in_range("low_bits", self.low_bits, 1, 8)
+        whole_in_range("stages", self.stages, 0, STAGES_MOST)
+        whole_in_range("group", self.group, 0, 2**40 - 1)
         in_range("noise_shrink", self.noise_shrink, 0, 1)
         in_range("step", self.step, 1e-3, 1e3)
         one_of("mask_strategy", self.mask_strategy, STRATEGIES)
@@ -76,7 +78,7 @@ class SvdHybrid(Published):
             for left in family.left:
                 left.mul_(torch.where(signal, 1.0, self.noise_shrink))
         if family.is_matrix:
-            family.complete = True
+            family.complete = self.basis == "fp16"
             family.basis = self._share(family, signal)
             if signal is not None and self.include_noise:
                 self._share(family, ~signal)
@@ -149,7 +151,7 @@ class SvdHybrid(Published):
         vector = self._stored(family, wanted if self.basis == "coded" else wanted.div_(sigma), mask)
         if vector is not None and (energy := squared_norm(vector)):
             for task, left in enumerate(family.left):
-                family.take(task, vector, inner(vector, left) / energy, self.fp16)
+                family.take(task, vector, inner_product(vector, left) / energy, self.fp16)
 
     def _stored(
         self, family: Family, vector: Tensor, mask: Tensor | None, weight: float = 1.0

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from tvcodec import dense
 from tvcodec.dense import as_half
+from tvcodec.errors import TvqError
 from tvcodec.family import Family, Sum
 from tvcodec.merge.consensus import tall_mask
 from tvcodec.merge.methods import LAMBDA, VOTES
-from tvcodec.published.settings import Published, in_range
+from tvcodec.published.settings import Published, in_range, whole_in_range
 
 FIT = "fit"
 CANDIDATES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -32,6 +33,7 @@ class Tall(Published):
     the lambda of least squared error, the sum being scaled to the task."""
 
     name: ClassVar[str] = "tall"
+    joint: ClassVar[bool] = True
     uses_masks: ClassVar[bool] = True
 
     mask_lambda: float | str = LAMBDA
@@ -53,9 +55,8 @@ class Tall(Published):
     def _mask(
         self, family: Family, task: int, tau: Tensor, total: Tensor
     ) -> tuple[Tensor | None, float]:
-        given = family.mask(task)
-        if given is not None:
-            return given, 1.0
+        if family.masked:
+            return family.mask(task), 1.0
         if isinstance(self.mask_lambda, str):
             return max(_fitted(tau, total), key=lambda found: found[2])[:2]
         return tall_mask(tau, total, self.mask_lambda), 1.0
@@ -63,11 +64,13 @@ class Tall(Published):
 
 @dataclass(frozen=True, kw_only=True)
 class Consensus(Published):
-    """Every task stands as the same vector: the sum of the task vectors, of those entries that the
-    masks of at least `votes` tasks keep. Merging any of them by uniform weights with a scaling is
-    the paper's Consensus Task Arithmetic; tasks that did not change a parameter have no part."""
+    """Every task that changed a parameter stands as the same vector: the sum of the task vectors,
+    of those entries that the masks of at least `votes` tasks keep, times the number of all tasks
+    over that of those. Merging all tasks by uniform weights with a scaling is the paper's Consensus
+    Task Arithmetic. TvqError where `votes` are more than there are tasks."""
 
     name: ClassVar[str] = "consensus"
+    joint: ClassVar[bool] = True
     uses_masks: ClassVar[bool] = True
 
     mask_lambda: float = LAMBDA
@@ -75,16 +78,21 @@ class Consensus(Published):
 
     def __post_init__(self) -> None:
         _check_lambda(self.mask_lambda)
-        in_range("votes", self.votes, 0, 2**15 - 1)
+        whole_in_range("votes", self.votes, 0, 2**15 - 1)
 
     def share(self, family: Family) -> Tensor | None:
+        if self.votes > family.of:
+            raise TvqError(
+                f"recipe {self.name!r}: votes: expected at most {family.of}, the number of tasks,"
+                f" got {self.votes}"
+            )
         total = _total(family)
         keep = self._votes(family, total) >= self.votes
         if keep.any():
             values = dense.Values(as_half(total[keep], self.fp16))
             vector = family.share(total.mul_(keep), Sum((values,), keep))
             for task in range(len(family.tasks)):
-                family.take(task, vector, 1.0)
+                family.take(task, vector, family.of / len(family.tasks), half=False)
         return None
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from tvcodec import lowrank
 from tvcodec.dense import as_half
 from tvcodec.family import Family, Sum
+from tvcodec.merge.tsvm import triplets_of_matrix
 from tvcodec.published.settings import Published
 
 
@@ -24,12 +24,13 @@ class TsvC(Published):
     """Of a matrix m x n, min(m, n) / T triplets with T tasks in the file."""
 
     name: ClassVar[str] = "tsv-c"
+    joint: ClassVar[bool] = True
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:
         rows, columns = tau.shape
         rank = int(min(rows, columns) * (1 / family.of))
         if len(family.parameter.dims) != 2 or not 0 < rank * (rows + columns + 1) < rows * columns:
             return self.floats(tau)
-        left, sigma, right = torch.linalg.svd(tau, full_matrices=False)
-        left, right = as_half(left[:, :rank], self.fp16), as_half(right[:rank].T, self.fp16)
-        return Sum((lowrank.Factors(left, right, sigma[:rank]),))
+        found = triplets_of_matrix(tau, rank)
+        left, right = as_half(found.left, self.fp16), as_half(found.right, self.fp16)
+        return Sum((lowrank.Factors(left, right, found.sigma),))

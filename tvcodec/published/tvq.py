@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from tvcodec.family import Family, Sum
-from tvcodec.published.settings import Published, in_range
+from tvcodec.published.settings import Published, whole_in_range
 from tvcodec.quantize import min_max
 
-GROUP_MOST = 2.0**40 - 1
+GROUP_MOST = 2**40 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Tvq(Published):
     group: int = 0
 
     def __post_init__(self) -> None:
-        in_range("bits", self.bits, 1, 8)
-        in_range("group", self.group, 0, GROUP_MOST)
+        whole_in_range("bits", self.bits, 1, 8)
+        whole_in_range("group", self.group, 0, GROUP_MOST)
 
     def code(self, family: Family, task: int, tau: Tensor, shared: Tensor | None) -> Sum:
         if not family.is_matrix:
@@ -48,6 +48,7 @@ class Rtvq(Published):
     mean."""
 
     name: ClassVar[str] = "rtvq"
+    joint: ClassVar[bool] = True
 
     base_bits: int = 3
     offset_bits: int = 2
@@ -55,9 +56,9 @@ class Rtvq(Published):
     group: int = 0
 
     def __post_init__(self) -> None:
-        in_range("base_bits", self.base_bits, 1, 8)
-        in_range("offset_bits", self.offset_bits, 1, 8)
-        in_range("group", self.group, 0, GROUP_MOST)
+        whole_in_range("base_bits", self.base_bits, 1, 8)
+        whole_in_range("offset_bits", self.offset_bits, 1, 8)
+        whole_in_range("group", self.group, 0, GROUP_MOST)
 
     def share(self, family: Family) -> Tensor | None:
         if not family.is_matrix:
