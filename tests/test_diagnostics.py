@@ -124,3 +124,19 @@ def test_what_is_not_simply_a_task_vector_is_no_obstacle(tmp_path: Path) -> None
         size
     )
     assert found["num_parameters"] == 2
+
+
+def test_a_parameter_lost_altogether_counts_in_the_average_error(tmp_path: Path) -> None:
+    base = {"v": normal(0, 90, 64), "w": normal(1, 90, 64)}
+    tune = {"v": base["v"] + 6e-3 * normal(2, 90, 64), "w": base["w"] + normal(3, 90, 64)}
+    path = tmp_path / "bank.tvq"
+    tvcodec.encode(base, {"a": tune}, path, recipe=tvcodec.QUALITIES["high"])
+    found = json.loads(CliRunner().invoke(main, ["info", "--diagnostics", str(path)]).stdout)
+    assert set(found["per_parameter"]) == {"w"}
+    stored = found["per_parameter"]["w"]["mean_relative_error"]
+    assert found["summary"]["average_reconstruction_error"] == pytest.approx((stored + 1) / 2)
+
+
+def test_energy_retained_is_that_of_the_vectors_that_are_stored(tmp_path: Path) -> None:
+    found = diagnosed(tmp_path / "bank.tvq", SvdHybrid(basis="coded", step=1.5, stages=0))
+    assert found["per_parameter"]["a.weight"]["energy_retained"] < 0.85

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import tvcodec
 from tvcodec.cli import main
-from tvcodec.cli.recipe_settings import NAMES, PUBLISHED
+from tvcodec.cli.options import PUBLISHED
+from tvcodec.cli.recipe_settings import NAMES
 from tvcodec.published import RECIPES, SvdHybrid, Tvq
 
 TOP = Path(__file__).parents[1]

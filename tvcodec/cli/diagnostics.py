@@ -12,6 +12,7 @@ from tvcodec.container import aligned
 from tvcodec.index import DTYPES, Entry, Factors, Small, SmallMember, TaskIndex, pack_task
 
 RETAINED = "energy_retained"
+ROUNDING = 1e-5  # of sums of squares of float32 numbers
 
 
 @dataclass(slots=True)
@@ -29,7 +30,9 @@ def diagnostics(archive: Archive) -> dict[str, Any]:
     Errors are relative to the norm of the task vector. Ratios are bytes of the fine-tune as it was
     to all bytes that stand for it, what tasks share included; per parameter, the root index is left
     out. `k` is the rank of the shared basis, or else the mean rank of the tasks' own factors;
-    without a basis, the energy retained is what the error leaves.
+    without a basis, the energy retained is what the error leaves. Parameters of a task that were
+    not worth a byte are nowhere by name; where the task's error shows that there are any, they
+    count in the average error as one, of error 1.
     """
     found, shared, basis = _collected(archive), _shared_bytes(archive), _basis(archive)
     per_parameter = {
@@ -69,7 +72,9 @@ def _summary(archive: Archive, per_parameter: dict[str, Any]) -> dict[str, Any]:
         "num_parameters": len(per_parameter),
         "average_rank": _mean(row["k"] for row in rows),
         "average_energy_retained": _mean(row["energy_retained"] for row in rows),
-        "average_reconstruction_error": _mean(row["mean_relative_error"] for row in rows),
+        "average_reconstruction_error": _mean(
+            [*(row["mean_relative_error"] for row in rows), *_dropped(archive)]
+        ),
         "average_compression_ratio": _mean(
             ratio for row in rows for ratio in row["compression_ratios"].values()
         ),
@@ -80,6 +85,19 @@ def _summary(archive: Archive, per_parameter: dict[str, Any]) -> dict[str, Any]:
             for task in archive.root.tasks
         },
     }
+
+
+def _dropped(archive: Archive) -> list[float]:
+    """An error of 1 for each task whose error is more than that of what is stored of it."""
+    found = []
+    for task in archive.root.tasks:
+        index = archive.index(task.name)
+        stored: list[Entry | SmallMember] = [*index.entries]
+        stored += index.small.members if index.small else ()
+        known = sum((said.norm * said.error) ** 2 for said in stored)
+        if (task.norm * task.error) ** 2 > known * (1 + ROUNDING):
+            found.append(1.0)
+    return found
 
 
 def _collected(archive: Archive) -> dict[int, _Found]:

@@ -117,13 +117,16 @@ def by_task(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return paths
 
 
+PUBLISHED = ("svd-hybrid", "tvq", "rtvq", "tall", "consensus", "tsv-c", "bitdelta")
+
+
 def recipe(command: Command) -> Command:
     """The option --recipe."""
     return click.option(
         "--recipe",
         metavar="NAME",
-        help="auto [default], exact, or a published system: svd-hybrid, tvq, rtvq, tall, consensus,"
-        " tsv-c, bitdelta. Their settings go into --set; an unknown one brings up the list.",
+        help=f"auto [default], exact, or a published system: {', '.join(PUBLISHED)}. Their settings"
+        " go into --set; an unknown one brings up the list.",
     )(command)
 
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from tvcodec.rate import Goal
     from tvcodec.recipes import Recipe
 
-PUBLISHED = ("svd-hybrid", "tvq", "rtvq", "tall", "consensus", "tsv-c", "bitdelta")
-NAMES = ("auto", "exact", *PUBLISHED)
+NAMES = ("auto", "exact", *options.PUBLISHED)
 QUALITIES = {  # what each costs and keeps, as measured
     "small": "~0.04 bit",
     "balanced": "~0.10 bit",
@@ -146,7 +145,7 @@ def make(name: str | None, settings: Mapping[str, Any]) -> tuple[Recipe | Publis
     name = (name or "auto").replace("_", "-")
     if name not in NAMES:
         raise click.UsageError(f"no recipe {name!a}; there are {', '.join(NAMES)}")
-    if name not in PUBLISHED:
+    if name not in options.PUBLISHED:
         _check_auto(name, given)
         return _auto(name, {key: _read(key, value) for key, value in given.items()})
     from tvcodec.published import published

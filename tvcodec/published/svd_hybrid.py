@@ -133,6 +133,9 @@ class SvdHybrid(Published):
         for column, energy in zip(directions[:, :rank].T.tolist(), energies.tolist(), strict=False):
             self._share_direction(family, mask, column, math.sqrt(energy))
         family.complete &= rank == available
+        if self.basis == "coded" and rank:  # of which not all may have been worth their bits
+            left = float(family.gram(mask).trace() / energies.sum())
+            return rank, max(0.0, 1 - left)
         return rank, float(held[rank - 1]) if rank else 1.0
 
     def _share_mean(self, family: Family, mask: Tensor | None) -> None:
