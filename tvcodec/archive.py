@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
-from tvcodec.container import PROLOGUE_SIZE, Container
+from tvcodec.container import PROLOGUE_SIZE, Container, aligned
 from tvcodec.errors import FormatError, UnknownTaskError
 from tvcodec.index import (
     Entry,
@@ -150,10 +150,14 @@ class Archive:
         self._verify_digest(task)
 
     def raw_group(self, task: str | None) -> Iterator[bytes]:
-        """All bytes of a task, as they lie in the file; FormatError before the first of them where
-        their SHA-256 is not what its index says."""
-        self._verify_digest(task)
-        yield from self.container.pieces(self._starts[task], self.group(task).length, called(task))
+        """All bytes of a task, as they lie in the file; FormatError behind the last of them where
+        these bytes are not what the indexes say, even if the file changes meanwhile."""
+        group, what = self.group(task), called(task)
+        digest, start = self.index(task).digest, self._starts[task]
+        yield from self.container.pieces(start, group.sections_length, digest, what)
+        at = start + group.sections_length
+        index = self.container.read_index(at, group.index_length, group.index_sha256, what)
+        yield index + bytes(aligned(len(index)) - len(index))
 
     def _verify_digest(self, task: str | None) -> None:
         """FormatError unless the sections of a group have the SHA-256 that its index says."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tvcodec import similarity
@@ -61,9 +61,9 @@ def copy_tasks(
     )
 
 
-def publish(writer: Writer, root: Root) -> Written:
-    """Ends a file, which appears at its path."""
-    digest = writer.close(pack_root(root))
+def publish(writer: Writer, root: Root, check: Callable[[], None] = lambda: None) -> Written:
+    """Ends a file, which appears at its path; `check` is called right before, and may raise."""
+    digest = writer.close(pack_root(root), check)
     common = writer.offset - sum(task.group.length for task in root.tasks)
     names = tuple(task.name for task in root.tasks)
     return Written(writer.path, writer.offset, digest.hex(), names, common)

@@ -17,7 +17,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
@@ -109,11 +109,8 @@ class Container:
 
     def verify(self, offset: int, length: int, sha256: bytes, what: str) -> None:
         """FormatError unless a group's sections, padding included, have that SHA-256."""
-        digest = hashlib.sha256()
-        for piece in self.pieces(offset, length, what):
-            digest.update(piece)
-        if digest.digest() != sha256:
-            raise self._damaged(what, "checksum mismatch")
+        for _ in self.pieces(offset, length, sha256, what):
+            pass
 
     def close(self) -> None:
         """Closes the file; what was read stays."""
@@ -131,10 +128,16 @@ class Container:
             raise self._damaged(what, "expected zeros behind it, got other bytes")
         return data[:length]
 
-    def pieces(self, offset: int, length: int, what: str) -> Iterator[bytes]:
-        """Sections as they lie in the file, padding included, unchecked, a few at a time."""
+    def pieces(self, offset: int, length: int, sha256: bytes, what: str) -> Iterator[bytes]:
+        """Sections as they lie in the file, padding included, a few at a time; FormatError behind
+        the last of them unless these very bytes have that SHA-256."""
+        digest = hashlib.sha256()
         for start in range(offset, offset + length, CHUNK):
-            yield self._bytes(start, min(CHUNK, offset + length - start), what)
+            piece = self._bytes(start, min(CHUNK, offset + length - start), what)
+            digest.update(piece)
+            yield piece
+        if digest.digest() != sha256:
+            raise self._damaged(what, "checksum mismatch")
 
     def _bytes(self, offset: int, length: int, what: str) -> bytes:
         with granted(length, f"{self.path}: {what}"):
@@ -232,13 +235,14 @@ class Writer:
             self._draft.handle.write(piece)
             self.offset += len(piece)
 
-    def close(self, root: bytes) -> bytes:
+    def close(self, root: bytes, check: Callable[[], None] = lambda: None) -> bytes:
         """Writes the root index and publishes the file; the digest that identifies its content.
-        TvqError if, without `force`, a file has appeared at the path meanwhile."""
+        TvqError if, without `force`, a file has appeared at the path meanwhile. `check` is called
+        right before the file replaces another, and may raise."""
         end = trailer(self.offset, root)
         self.put_index(root)
         self._write(end)
-        self._draft.publish()
+        self._draft.publish(check)
         self._open = False
         return hashlib.sha256(PROLOGUE + root).digest()
 
