@@ -447,7 +447,8 @@ function readIndex(data, base, vectors, shared) {
     require(40, dims.length, "no rows to add to");
     const count = integer(rawCount, U48 - BigInt(dims[0]), 1, 40);
     const columns = product(dims.slice(1));
-    require(40, BigInt(dims[0] + count) * columns <= COUNT_MAX, "too many values");
+    const all = product([dims[0] + count, ...dims.slice(1).map((dim) => dim || 1)]);
+    require(40, all <= COUNT_MAX, "too many values");
     const record = { p, ...section(length, crc) };
     elements(values, dtype(p), count * Number(columns), record.length);
     return record;

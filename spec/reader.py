@@ -547,8 +547,8 @@ def read_index(
         dims = base_model[p].dims
         require(40, dims, "no rows to add to")
         count = integer(raw_count, U48 - dims[0], 1, rule=40)
-        columns = math.prod(dims[1:])
-        require(40, (dims[0] + count) * columns <= COUNT_MAX, "too many values")
+        product = (dims[0] + count) * math.prod(dim or 1 for dim in dims[1:])
+        require(40, product <= COUNT_MAX, "too many values")
         length, crc = integer(raw_length, U48), integer(raw_crc, U32)
         shape = (count, *dims[1:])
         values = elements(raw_values, dtype_of(p), shape, length)
@@ -831,7 +831,8 @@ def hadamard(blocks: np.ndarray) -> np.ndarray:
 
 def unrotated(coefficients: np.ndarray, seed: int, count: int) -> tuple[np.ndarray, float]:
     values = hadamard(coefficients).reshape(-1)[:count]
-    return values * signs(seed, count), largest(coefficients)
+    reach = math.sqrt(coefficients.shape[1]) * largest(coefficients)
+    return values * signs(seed, count), reach
 
 
 def part_values(

@@ -184,7 +184,7 @@ def by_hand(path: Path) -> str:
     """As the specification says, by the second reader and msgpack."""
     second = second_reader()
     file = second.File(path)
-    said = hashlib.sha256(b"tvq-content-v1\0")
+    said = hashlib.sha256(b"tvq-file-content-v1\0")
 
     def raw(at: int, length: int) -> Any:
         return msgpack.unpackb(file.data[at : at + length], strict_map_key=False)

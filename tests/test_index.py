@@ -313,6 +313,13 @@ def test_other_spellings_are_refused(case, spelling):
         unpack(data)
 
 
+def test_a_message_shows_little_of_what_a_stranger_wrote():
+    packed = msgpack.packb({"a" * 60000 + "\x1b[2J": 1})
+    with pytest.raises(FormatError, match="another set, or order, around 'aaa") as caught:
+        index.unpack_root(packed, "bank.tvq: root index")
+    assert len(str(caught.value)) < 300
+
+
 def test_a_flood_of_small_containers_is_refused(monkeypatch):
     monkeypatch.setattr(index, "CONTAINERS_MAX", 10_000)
     flood = b"\xdd\x00\x04\x00\x00" + (b"\xdc\x01\x00" + b"\x90" * 256) * 2**13

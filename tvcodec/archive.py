@@ -82,6 +82,11 @@ class Archive:
             raise UnknownTaskError(f"no task {task!r} in {self.path}", hint=f"it holds {known}")
         return self._records[task]
 
+    @cached_property
+    def values(self) -> int:
+        """How many values the base model has."""
+        return sum(parameter.count for parameter in self.root.base_model)
+
     @property
     def groups(self) -> tuple[str | None, ...]:
         """The tasks, and before them None if they share anything."""
@@ -166,8 +171,8 @@ class Archive:
         self._verified.add(task)
 
     def gram(self) -> list[list[float]] | None:
-        """Inner products of all pairs of task vectors, tasks in order; None where there is one
-        task only."""
+        """Inner products of all pairs of task vectors, tasks in order; None where the file does not
+        say, as it does not of one task."""
         lower = self._gram_triangle()
         return mirrored(lower) if lower else None
 
@@ -183,7 +188,9 @@ class Archive:
 
     def similarity_deviation(self) -> float | None:
         """Standard deviation of cosines near 0, where they are estimated from sketches."""
-        sketch = from_metadata(self.index(self.tasks[0]).metadata) if self.tasks else None
+        if not self.tasks:
+            return None
+        sketch = from_metadata(self.index(self.tasks[0]).metadata, self.values)
         return deviation(sketch) if sketch else None
 
     def _gram_triangle(self) -> list[list[float]]:

@@ -87,11 +87,11 @@ def _triangle(tasks: Sequence[Taken], sketches: Mapping[str, bytes]) -> bytes:
 def _gram(archive: Archive) -> list[list[float]] | None:
     try:
         return archive.gram()
-    except FormatError:  # sketches say the same
+    except (FormatError, OSError):  # sketches say the same
         return None
 
 
 def _known(taken: Taken, sketches: Mapping[str, bytes]) -> similarity.Known:
     metadata = taken.archive.index(taken.name).metadata
-    sketch = sketches.get(taken.name) or similarity.from_metadata(metadata)
+    sketch = sketches.get(taken.name) or similarity.from_metadata(metadata, taken.archive.values)
     return similarity.Known(taken.archive.record(taken.name).norm, sketch)

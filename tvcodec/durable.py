@@ -24,7 +24,6 @@ from typing import BinaryIO
 
 from tvcodec import exchange
 from tvcodec.errors import TvqError, naming
-
 from tvcodec.leftovers import lock, put_back, remove_stale
 
 StrPath = str | os.PathLike[str]

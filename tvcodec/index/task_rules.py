@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -235,10 +236,9 @@ def _rows(context: Context, value: object) -> Rows:
     if not dims:
         raise Malformed("expected a parameter with rows, got a single value", ".parameter")
     count = integer(raw_count, ".count", DIMENSION_MAX - dims[0], least=1)
-    columns = whole(dims).columns
-    if (dims[0] + count) * columns > COUNT_MAX:
+    if (dims[0] + count) * math.prod(dim or 1 for dim in dims[1:]) > COUNT_MAX:
         raise Malformed(f"expected at most {COUNT_MAX} values, got more", ".count")
-    values = _elements(raw_values, context.dtype(parameter), count * columns)
+    values = _elements(raw_values, context.dtype(parameter), count * whole(dims).columns)
     length, crc = _section(raw_length, raw_crc, values)
     return Rows(parameter, count, length, crc, values)
 
