@@ -120,7 +120,8 @@ def recompressed(path: Path, out: Path, compress: Callable[[bytes], bytes]) -> P
             groups[task] = (writer.offset - start, *writer.put_index(pack_task(index)))
         root, gram = archive.root, archive.root.gram_length
         if gram:
-            writer.put(archive.container.read(root.gram_offset, gram, root.gram_crc, "gram"))
+            place = root.gram_offset, gram, root.gram_sha256
+            writer.put_apart(archive.container.read_apart(*place, "gram"))
         shared = (
             dataclasses.replace(
                 root.shared,

@@ -104,7 +104,7 @@ class Archive:
         if task not in self._indexes:
             group, what = self.group(task), called(task)
             at = self._starts[task] + group.sections_length
-            data = self.container.read_index(at, group.index_length, group.index_sha256, what)
+            data = self.container.read_apart(at, group.index_length, group.index_sha256, what)
             where = f"{self.path}: {what}"
             if task is None:
                 index = unpack_shared(data, self.root, where, group=group)
@@ -161,7 +161,7 @@ class Archive:
         digest, start = self.index(task).digest, self._starts[task]
         yield from self.container.pieces(start, group.sections_length, digest, what)
         at = start + group.sections_length
-        index = self.container.read_index(at, group.index_length, group.index_sha256, what)
+        index = self.container.read_apart(at, group.index_length, group.index_sha256, what)
         yield index + bytes(aligned(len(index)) - len(index))
 
     def _verify_digest(self, task: str | None) -> None:
@@ -197,8 +197,8 @@ class Archive:
         root = self.root
         if not root.gram_length:
             return []
-        data = self.container.read(
-            root.gram_offset, root.gram_length, root.gram_crc, "similarity of tasks"
+        data = self.container.read_apart(
+            root.gram_offset, root.gram_length, root.gram_sha256, "similarity of tasks"
         )
         flat = struct.unpack(f"<{root.gram_length // 4}f", data)
         starts = [row * (row + 1) // 2 for row in range(len(root.tasks) + 1)]

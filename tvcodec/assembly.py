@@ -51,11 +51,11 @@ def copy_tasks(
     for taken in tasks:
         writer.copy(taken.archive.raw_group(taken.name))
     triangle = _triangle(tasks, sketches or {})
-    length, crc = writer.put(triangle) if triangle else (0, 0)
+    length, sha256 = writer.put_apart(triangle) if triangle else (0, bytes(32))
     return replace(
         root,
-        gram_crc=crc,
         gram_length=length,
+        gram_sha256=sha256,
         shared=shared.root.shared if shared is not None else None,
         tasks=tuple(taken.archive.record(taken.name) for taken in tasks),
     )

@@ -100,8 +100,9 @@ class Container:
             raise self._damaged(what, "checksum mismatch")
         return data
 
-    def read_index(self, offset: int, length: int, sha256: bytes, what: str) -> bytes:
-        """The index at `offset`, if it has that SHA-256; FormatError, naming `what`, if not."""
+    def read_apart(self, offset: int, length: int, sha256: bytes, what: str) -> bytes:
+        """What lies at `offset` and is in no group's digest, such as an index, if it has that
+        SHA-256; FormatError, naming `what`, if not."""
         data = self._unpadded(offset, length, what)
         if hashlib.sha256(data).digest() != sha256:
             raise self._damaged(what, "checksum mismatch")
@@ -226,6 +227,10 @@ class Writer:
         """Writes a group's index, which is in no group's digest; its length and SHA-256."""
         if not 0 < len(data) <= INDEX_MAX:
             raise ValueError(f"expected an index of 1..{INDEX_MAX} bytes, got {len(data)}")
+        return self.put_apart(data)
+
+    def put_apart(self, data: bytes) -> tuple[int, bytes]:
+        """Writes what is in no group's digest; its length and SHA-256."""
         self._write(data)
         return len(data), hashlib.sha256(data).digest()
 
