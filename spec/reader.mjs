@@ -488,6 +488,8 @@ function readIndex(data, base, vectors, shared) {
   if (shared) {
     const others = [added, aliases, pairs, missing, replaced, rows, small ? [small] : []];
     require(43, others.every((list) => list.length === 0), "more than entries are shared");
+    const few = entries.every(({ p }, n) => n < 512 || entries[n - 512].p !== p);
+    require(43, few, "too many vectors of a parameter");
   }
   const gone = new Set([...replaced.map((record) => record.p), ...missing]);
   const tied = new Map(aliases);

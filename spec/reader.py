@@ -575,6 +575,8 @@ def read_index(
     if shared:
         rest = (added, aliases, dtypes, missing, replaced, rows, small)
         require(43, not any(rest), "more than entries are shared")
+        counts = Counter(entry.parameter for entry in entries)
+        require(43, max(counts.values(), default=0) <= 512, "too many vectors of a parameter")
     check_mentions(index, base_model, shared)
     return index
 

@@ -235,6 +235,7 @@ def lists() -> Iterator[Broken]:
         "shared_small": (43, "small ones in the shared index", _sharing(small=_small())),
         "shared_aliases": (43, "aliases in the shared index", _sharing(aliases=[[1, 0]])),
         "shared_missing": (43, "missing in the shared index", _sharing(missing=[0])),
+        "shared_513": (43, "513 vectors of a parameter", _sharing(entries=[_stage(0, 42)] * 513)),
         "shared_exact": (43, "exact differences in the shared index", _sharing(entries=[_exact()])),
         "no_members": (54, "small parameters of none", _one("j", small=small(symbols([], 3)))),
     }

@@ -58,6 +58,7 @@ from tvcodec.index.streams import (
     Mask,
     Stream,
 )
+from tvcodec.index.task_rules import VECTORS_MAX
 
 __all__ = [
     "DTYPES",
@@ -70,6 +71,7 @@ __all__ = [
     "ROWS",
     "SYMBOLS",
     "UNSIGNED",
+    "VECTORS_MAX",
     "BaseParameter",
     "Coefficients",
     "Entry",

@@ -42,6 +42,7 @@ from tvcodec.index.records import (
 from tvcodec.index.streams import ELEMENTS, SYMBOLS, Stream, read_mask, read_stream
 
 PARTS_MAX = 16
+VECTORS_MAX = 512  # that tasks share of one parameter
 
 
 @dataclass(slots=True)
@@ -115,6 +116,10 @@ def _check_shared(index: TaskIndex) -> None:
     for name in ("added", "aliases", "dtypes", "missing", "replaced", "rows", "small"):
         if getattr(index, name):
             raise Malformed("expected nothing in the shared index, got something", f".{name}")
+    for parameter, count in index.vectors().items():
+        if count > VECTORS_MAX:
+            message = f"expected at most {VECTORS_MAX} of parameter {parameter}, got {count}"
+            raise Malformed(message, ".entries")
 
 
 def _check_mentions(index: TaskIndex, context: Context) -> None:
