@@ -67,7 +67,7 @@ function readFile(data) {
     place += total(task.group);
   }
   const gram = unpadded(data, place, root.gramLength);
-  require(16, crc32(gram) === root.gramCrc || gram.length === 0, "gram checksum");
+  require(16, sha256(gram) === root.gramSha || gram.length === 0, "gram digest");
   return { root: digest, tasks: root.tasks.map((task) => task.name), sections };
 }
 
@@ -265,7 +265,7 @@ const keyed = (value, keys) => {
 // 6 indexes: root
 
 function readRoot(data, at) {
-  const key = keyed(unpack(data), "base_model gram_crc gram_length metadata shared tasks");
+  const key = keyed(unpack(data), "base_model gram_length gram_sha256 metadata shared tasks");
   const base = listed(key("base_model")).map((value) => {
     const [name, dtype, dims, sha] = fields(value, 4);
     printable(name, 26);
@@ -285,15 +285,15 @@ function readRoot(data, at) {
   const folded = new Set(tasks.map((task) => task.name.toLowerCase()));
   require(32, folded.size === tasks.length, "names differ in case");
   const gramLength = integer(key("gram_length"), U48);
-  const gramCrc = integer(key("gram_crc"), U32);
+  const gramSha = digest(key("gram_sha256"));
   require(34, [0, 2 * tasks.length * (tasks.length + 1)].includes(gramLength), "gram length");
-  require(34, gramLength || !gramCrc, "checksum of nothing");
+  require(34, gramLength || gramSha === "00".repeat(32), "digest of nothing");
   const shared = key("shared") === null ? null : readLengths(...fields(key("shared"), 3));
   const groups = [...tasks.map((task) => task.group), ...(shared ? [shared] : [])];
   const place = groups.reduce((sum, group) => sum + total(group), 64 + aligned(gramLength));
   require(13, place === at, "place of the root index");
   metadata(key("metadata"));
-  return { base, tasks, shared, gramLength, gramCrc };
+  return { base, tasks, shared, gramLength, gramSha };
 }
 
 function readLengths(sections, index, sha) {
@@ -364,6 +364,7 @@ function readPart(value, extent, vectors, dtypeWidth) {
   }
   if (kind === 2 || kind === 3) {
     const log2 = integer(a, 16, 4, 52);
+    require(52, log2 === 4 || 2 ** log2 < 2 * count, "a block larger than it has to be");
     const blocks = Math.ceil(count / 2 ** log2);
     if (kind === 3) {
       const scales = stream(c, [FLOAT16], blocks);
@@ -447,7 +448,8 @@ function readIndex(data, base, vectors, shared) {
     require(40, dims.length, "no rows to add to");
     const count = integer(rawCount, U48 - BigInt(dims[0]), 1, 40);
     const columns = product(dims.slice(1));
-    require(40, BigInt(dims[0] + count) * columns <= COUNT_MAX, "too many values");
+    const all = product([dims[0] + count, ...dims.slice(1).map((dim) => dim || 1)]);
+    require(40, all <= COUNT_MAX, "too many values");
     const record = { p, ...section(length, crc) };
     elements(values, dtype(p), count * Number(columns), record.length);
     return record;
@@ -486,6 +488,8 @@ function readIndex(data, base, vectors, shared) {
   if (shared) {
     const others = [added, aliases, pairs, missing, replaced, rows, small ? [small] : []];
     require(43, others.every((list) => list.length === 0), "more than entries are shared");
+    const few = entries.every(({ p }, n) => n < 512 || entries[n - 512].p !== p);
+    require(43, few, "too many vectors of a parameter");
   }
   const gone = new Set([...replaced.map((record) => record.p), ...missing]);
   const tied = new Map(aliases);

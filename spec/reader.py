@@ -145,7 +145,8 @@ class File:
             return None
         at = self.root_at - aligned(self.root.gram_length)
         data = self.unpadded(at, self.root.gram_length)
-        require(16, zlib.crc32(data) == self.root.gram_crc, "gram checksum")
+        digest = hashlib.sha256(data).digest()
+        require(16, digest == self.root.gram_sha256, "gram digest")
         values = np.frombuffer(data, "<f4")
         diagonal = np.cumsum(np.arange(1, len(self.root.tasks) + 1)) - 1
         require(61, np.isfinite(values).all(), "an inner product is not finite")
@@ -413,25 +414,26 @@ def increasing(values: list[Any], rule: int, strictly: bool = True) -> None:
 Parameter = namedtuple("Parameter", "name dtype dims sha256")
 Group = namedtuple("Group", "sections_length index_length index_sha256 total")
 Task = namedtuple("Task", "name group norm error")
-Root = namedtuple("Root", "base_model gram_crc gram_length metadata shared tasks")
+Root = namedtuple("Root", "base_model gram_length gram_sha256 metadata shared tasks")
 
 
 def read_root(data: bytes, at: int) -> Root:
-    keys = keyed(Spelling(data).whole(), "base_model gram_crc gram_length metadata shared tasks")
+    names = "base_model gram_length gram_sha256 metadata shared tasks"
+    keys = keyed(Spelling(data).whole(), names)
     base_model = [read_parameter(value) for value in listed(keys["base_model"])]
     increasing([parameter.name for parameter in base_model], 31)
     tasks = [read_task(value) for value in listed(keys["tasks"])]
     increasing([task.name for task in tasks], 32)
     require(32, len({task.name.lower() for task in tasks}) == len(tasks), "names differ in case")
     gram_length = integer(keys["gram_length"], U48)
-    gram_crc = integer(keys["gram_crc"], U32)
+    gram_sha256 = digest(keys["gram_sha256"])
     require(34, gram_length in (0, 2 * len(tasks) * (len(tasks) + 1)), "gram length")
-    require(34, gram_length or not gram_crc, "checksum of nothing")
+    require(34, gram_length or not any(gram_sha256), "digest of nothing")
     shared = None if keys["shared"] is None else read_group(fields(keys["shared"], 3))
     groups = [task.group for task in tasks] + ([shared] if shared else [])
     place = 64 + sum(group.total for group in groups) + aligned(gram_length)
     require(13, place == at, f"root index at {at}, lengths say {place}")
-    return Root(base_model, gram_crc, gram_length, metadata(keys["metadata"]), shared, tasks)
+    return Root(base_model, gram_length, gram_sha256, metadata(keys["metadata"]), shared, tasks)
 
 
 def read_parameter(value: Any) -> Parameter:
@@ -547,8 +549,8 @@ def read_index(
         dims = base_model[p].dims
         require(40, dims, "no rows to add to")
         count = integer(raw_count, U48 - dims[0], 1, rule=40)
-        columns = math.prod(dims[1:])
-        require(40, (dims[0] + count) * columns <= COUNT_MAX, "too many values")
+        product = (dims[0] + count) * math.prod(dim or 1 for dim in dims[1:])
+        require(40, product <= COUNT_MAX, "too many values")
         length, crc = integer(raw_length, U48), integer(raw_crc, U32)
         shape = (count, *dims[1:])
         values = elements(raw_values, dtype_of(p), shape, length)
@@ -573,6 +575,8 @@ def read_index(
     if shared:
         rest = (added, aliases, dtypes, missing, replaced, rows, small)
         require(43, not any(rest), "more than entries are shared")
+        counts = Counter(entry.parameter for entry in entries)
+        require(43, max(counts.values(), default=0) <= 512, "too many vectors of a parameter")
     check_mentions(index, base_model, shared)
     return index
 
@@ -669,6 +673,7 @@ def read_part(value: Any, extent: Extent, vectors: int, width: int) -> Part:
         return Part(kind, (rank,), (left, right, read_stream(rest[3], FLOATS, rank)))
     if kind in (LARGEST, UNIFORM):
         log2 = integer(rest[0], 16, 4, rule=52)
+        require(52, log2 == 4 or 1 << log2 < 2 * count, "a block larger than it has to be")
         blocks = -(-count // (1 << log2))
         if kind == UNIFORM:
             scales = read_stream(rest[2], (FLOAT16,), blocks)
@@ -831,7 +836,8 @@ def hadamard(blocks: np.ndarray) -> np.ndarray:
 
 def unrotated(coefficients: np.ndarray, seed: int, count: int) -> tuple[np.ndarray, float]:
     values = hadamard(coefficients).reshape(-1)[:count]
-    return values * signs(seed, count), largest(coefficients)
+    reach = math.sqrt(coefficients.shape[1]) * largest(coefficients)
+    return values * signs(seed, count), reach
 
 
 def part_values(

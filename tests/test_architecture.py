@@ -26,7 +26,8 @@ IMPORTS = {
     "source": "errors",
     "memory": "errors",
     "leftovers": "",
-    "durable": "errors leftovers",
+    "exchange": "",
+    "durable": "errors exchange leftovers",
     "container": "durable errors memory source",
     "index": "container errors",
     "similarity": "",
@@ -85,7 +86,7 @@ IMPORTS = {
     " index merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
-    *("similarity", "assembly", "locking", "editing", "salvaging"),
+    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
 LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does

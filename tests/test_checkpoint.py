@@ -877,6 +877,51 @@ def test_a_directory_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["base", "out"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.docx",
+        "src/main.py",
+        ".git/HEAD",
+        "last.pt",
+        "bank.tvq",
+        "1_Pooling/model.safetensors",
+        "1_Pooling/deep/config.json",
+        "adapter_config.json",
+        "pytorch_model.bin",
+        "linked.json",
+    ],
+)
+def test_only_what_was_saved_is_replaced(name: str, tmp_path: Path) -> None:
+    """A directory that holds anything else is somebody's work."""
+    one = {"w": torch.ones(1)}
+    base, out = a_base_directory(tmp_path / "base"), tmp_path / "out"
+    for _ in range(2):
+        plan = plan_of(one)
+        save_directory(out, plan, one.__getitem__, copy_from=base, force=True, max_shard_size=1)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / "README.md").write_text("a model card, which people write")
+    if name == "linked.json":
+        (out / name).symlink_to("config.json")
+    else:
+        (out / name).write_text("work")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(TvqError, match="--force would delete") as refused:
+        save_directory(out, plan_of(one), one.__getitem__, force=True)
+    named = str(refused.value).split("delete ")[1].split(",")[0]
+    assert name.startswith(named)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_companions_without_weights_are_not_replaced(tmp_path: Path) -> None:
+    one = {"w": torch.ones(1)}
+    for name in ("notes.txt", "main.py"):
+        (tmp_path / name).write_text("work")
+    with pytest.raises(TvqError, match=r"--force would delete main\.py"):
+        save_directory(tmp_path, plan_of(one), one.__getitem__, force=True)
+    assert sorted(os.listdir(tmp_path)) == ["main.py", "notes.txt"]
+
+
 def test_modules_that_are_no_list(tmp_path: Path) -> None:
     base = a_base_directory(tmp_path / "base")
     (base / "modules.json").write_text("[3]")

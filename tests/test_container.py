@@ -97,11 +97,11 @@ def test_group_digests_cover_padded_sections_and_no_index(path):
         container.verify(64, 16, first, "task 'cars'")
         container.verify(88, 8, second, "task 'dtd'")
         index = hashlib.sha256(b"index").digest()
-        assert container.read_index(80, 5, index, "index") == b"index"
+        assert container.read_apart(80, 5, index, "index") == b"index"
         with pytest.raises(FormatError, match="task 'dtd': checksum mismatch"):
             container.verify(88, 8, first, "task 'dtd'")
         with pytest.raises(FormatError, match="index: checksum mismatch"):
-            container.read_index(80, 5, first, "index")
+            container.read_apart(80, 5, first, "index")
 
 
 def test_large_groups_are_verified_piece_by_piece(path):

@@ -120,7 +120,8 @@ def recompressed(path: Path, out: Path, compress: Callable[[bytes], bytes]) -> P
             groups[task] = (writer.offset - start, *writer.put_index(pack_task(index)))
         root, gram = archive.root, archive.root.gram_length
         if gram:
-            writer.put(archive.container.read(root.gram_offset, gram, root.gram_crc, "gram"))
+            place = root.gram_offset, gram, root.gram_sha256
+            writer.put_apart(archive.container.read_apart(*place, "gram"))
         shared = (
             dataclasses.replace(
                 root.shared,
@@ -184,7 +185,7 @@ def by_hand(path: Path) -> str:
     """As the specification says, by the second reader and msgpack."""
     second = second_reader()
     file = second.File(path)
-    said = hashlib.sha256(b"tvq-content-v1\0")
+    said = hashlib.sha256(b"tvq-file-content-v1\0")
 
     def raw(at: int, length: int) -> Any:
         return msgpack.unpackb(file.data[at : at + length], strict_map_key=False)

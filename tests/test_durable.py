@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tvcodec import durable
+from tvcodec import exchange
 from tvcodec.container import Container, Writer
 from tvcodec.durable import durable_directory, durable_file, scratch_directory
 from tvcodec.errors import TvqError
@@ -94,6 +94,39 @@ def test_file_systems_without_hard_links(path, monkeypatch):
     monkeypatch.setattr(os, "link", no_links)
     write(path)
     assert Container(path).root == ROOT
+    assert os.listdir(path.parent) == ["bank.tvq"]
+
+
+def test_a_claimed_name_is_given_up_when_the_disk_fails(path, monkeypatch):
+    def failing(source, target):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="broken"):
+        write(path)
+    assert os.listdir(path.parent) == []
+
+
+def test_a_second_name_that_stays_does_not_hide_that_the_file_is_written(path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda name: no_links(name, name))
+        write(path)
+    assert Container(path).root == ROOT
+
+
+def test_a_check_comes_after_all_is_on_disk_and_keeps_the_old_file(path, monkeypatch):
+    path.write_bytes(b"precious")
+    fsync, synced = os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(number), fsync(number)))
+
+    def check():
+        assert synced
+        raise TvqError("was replaced")
+
+    with Writer(path, force=True) as writer, pytest.raises(TvqError, match="was replaced"):
+        writer.close(ROOT, check)
+    assert path.read_bytes() == b"precious"
     assert os.listdir(path.parent) == ["bank.tvq"]
 
 
@@ -247,11 +280,16 @@ def test_durable_directory(tmp_path):
     assert (target / "1_Pooling" / "config.json").read_text() == "{}"
     with pytest.raises(TvqError, match="exists already"), durable_directory(target):
         pass
-    with durable_directory(target, force=True) as directory:
+    with durable_directory(target, True, nothing) as directory:
         (directory / "model.safetensors").write_text("two")
     assert [file.name for file in target.iterdir()] == ["model.safetensors"]
     assert (target / "model.safetensors").read_text() == "two"
     assert os.listdir(tmp_path) == ["restored"]
+
+
+def nothing(directory):
+    """Whatever is there may be replaced."""
+    return ()
 
 
 def test_a_failed_directory_leaves_the_old_one(tmp_path, monkeypatch):
@@ -260,7 +298,7 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path, monkeypatch):
         fill(directory, "one")
 
     def interrupt():
-        with durable_directory(target, force=True) as directory:
+        with durable_directory(target, True, nothing) as directory:
             fill(directory, "two")
             raise KeyboardInterrupt
 
@@ -273,10 +311,10 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path, monkeypatch):
             raise OSError(errno.EIO, "broken")
         rename(source, name)
 
-    monkeypatch.setattr(durable, "exchange", cannot_exchange)
+    monkeypatch.setattr(exchange, "exchange", cannot_exchange)
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="broken"), durable_directory(target, force=True) as directory:
-        fill(directory, "three")
+    with pytest.raises(OSError, match="broken"), durable_directory(target, True, nothing) as draft:
+        fill(draft, "three")
     assert (target / "model.safetensors").read_text() == "one"
     assert os.listdir(tmp_path) == ["restored"]
 
@@ -293,13 +331,62 @@ def test_a_directory_is_replaced_in_one_step_or_in_two(tmp_path, monkeypatch, st
     rename, renamed = os.rename, []
     monkeypatch.setattr(os, "rename", lambda *names: (renamed.append(names), rename(*names)))
     if steps == 2:
-        monkeypatch.setattr(durable, "exchange", cannot_exchange)
-    with durable_directory(target, force=True) as directory:
+        monkeypatch.setattr(exchange, "exchange", cannot_exchange)
+    with durable_directory(target, True, nothing) as directory:
         (directory / "model.safetensors").write_text("two")
     assert len(renamed) == (0 if steps == 1 else 2)
     assert [file.name for file in target.iterdir()] == ["model.safetensors"]
     assert (target / "model.safetensors").read_text() == "two"
     assert os.listdir(tmp_path) == ["restored"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_directory_that_may_not_outlive_a_power_cut_is_taken_back(
+    tmp_path, monkeypatch, steps, there
+):
+    """Its name could not be made durable, and the old directory is still there to be kept."""
+    target = tmp_path / "restored"
+    if there:
+        with durable_directory(target) as directory:
+            fill(directory, "one")
+    if steps == 2:
+        monkeypatch.setattr(exchange, "exchange", cannot_exchange)
+    fsync, parent = os.fsync, os.stat(tmp_path)
+
+    def failing(descriptor):
+        if os.path.samestat(os.fstat(descriptor), parent):
+            raise OSError(errno.EIO, "broken")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="broken"), durable_directory(target, True, nothing) as draft:
+        fill(draft, "two")
+    assert os.listdir(tmp_path) == ["restored"] * there
+    assert not there or (target / "model.safetensors").read_text() == "one"
+
+
+def test_an_old_directory_that_cannot_be_taken_back_is_not_removed(tmp_path, monkeypatch):
+    target, swap, done = tmp_path / "restored", exchange.exchange, []
+    with durable_directory(target) as directory:
+        fill(directory, "one")
+    parent = os.stat(tmp_path)
+
+    def once(one, other):
+        done.append(one)
+        return len(done) == 1 and swap(one, other)
+
+    def failing(descriptor):
+        if os.path.samestat(os.fstat(descriptor), parent):
+            raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(exchange, "exchange", once)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="broken"), durable_directory(target, True, nothing) as draft:
+        fill(draft, "two")
+    assert len(done) == 2
+    assert (target / "model.safetensors").read_text() == "two"
+    assert (done[0] / "model.safetensors").read_text() == "one"
 
 
 def test_a_directory_that_a_crash_left_aside_is_put_back(tmp_path):
@@ -310,7 +397,7 @@ def test_a_directory_that_a_crash_left_aside_is_put_back(tmp_path):
         pass
     assert (target / "model.safetensors").read_text() == "one"
     aside.mkdir()
-    with durable_directory(target, force=True) as directory:
+    with durable_directory(target, True, nothing) as directory:
         fill(directory, "two")
     assert (target / "model.safetensors").read_text() == "two"
     assert os.listdir(tmp_path) == ["restored"]
@@ -333,7 +420,10 @@ def test_force_does_not_cost_a_directory_that_holds_no_checkpoint(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "diary.txt").write_text("precious")
-    with pytest.raises(TvqError, match="got one without"), durable_directory(home, force=True):
+    with (
+        pytest.raises(TvqError, match=r"--force would delete diary\.txt"),
+        durable_directory(home, force=True),
+    ):
         pass
     (tmp_path / "file").write_text("precious")
     with pytest.raises(TvqError, match="got a file"), durable_directory(tmp_path / "file", True):

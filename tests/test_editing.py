@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,10 @@ from safetensors.torch import load_file, save_file
 import tvcodec
 from tvcodec import similarity
 from tvcodec.archive import Archive
+from tvcodec.container import Container
+from tvcodec.durable import FileDraft
 from tvcodec.errors import BaseModelMismatch, FormatError, TvqError, UnknownTaskError
+from tvcodec.locking import only_writer
 
 TOP = Path(__file__).parent.parent
 VECTORS = TOP / "spec" / "vectors"
@@ -349,10 +354,68 @@ def test_a_file_that_was_replaced_without_waiting_is_not_overwritten(
 
     with monkeypatch.context() as patch:
         patch.setattr("tvcodec.assembly._triangle", replaced)
-        with pytest.raises(TvqError, match="was replaced by another program"):
+        with pytest.raises(TvqError, match="was replaced or changed by another program"):
             tvcodec.remove(bank, ["ant"])
     with tvcodec.open(bank) as opened:
         assert opened.tasks == ("bee",)
+    assert os.listdir(bank.parent) == ["bank.tvq"]
+
+
+def test_an_output_that_is_the_file_itself_waits_for_its_turn(bank: Path) -> None:
+    link = bank.with_name("link.tvq")
+    link.symlink_to(bank.name)
+    first, second = (threading.Event() for _ in range(2))
+
+    def change() -> None:
+        first.set()
+        tvcodec.remove(link, ["ant"], output=bank, force=True)
+        second.set()
+
+    with only_writer(bank):
+        thread = threading.Thread(target=change)
+        thread.start()
+        first.wait()
+        assert not second.wait(0.3)
+        assert Archive(bank).tasks == ("ant", "cow")
+    thread.join()
+    assert Archive(bank).tasks == ("cow",)
+    with pytest.raises(TvqError, match="exists already"):
+        tvcodec.remove(bank, ["cow"], output=bank)
+
+
+@pytest.mark.parametrize("output", [None, "other.tvq"])
+def test_bytes_that_change_while_they_are_copied_are_not_published(
+    output: str | None, bank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program writes into the file, which stays the same file, once its index is read."""
+    other = encoded(bank.with_name("fresh.tvq"), "bee", "dog")
+    pieces = Container.pieces
+
+    def late(self: Container, *arguments: Any) -> Iterator[bytes]:
+        with open(bank, "r+b") as file:
+            file.write(other)
+        return pieces(self, *arguments)
+
+    monkeypatch.setattr(Container, "pieces", late)
+    target = None if output is None else bank.with_name(output)
+    with pytest.raises(FormatError, match="task 'cow': checksum mismatch"):
+        tvcodec.remove(bank, ["ant"], output=target)
+    assert sorted(os.listdir(bank.parent)) == ["bank.tvq", "fresh.tvq"]
+
+
+def test_a_file_that_was_written_into_is_not_overwritten(
+    bank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(self: FileDraft) -> None:
+        os.utime(bank, ns=(0, 0))
+        refuse(self)
+
+    refuse = FileDraft.refuse_target
+    before = bank.read_bytes()
+    monkeypatch.setattr(FileDraft, "refuse_target", written)
+    with pytest.raises(TvqError, match="was replaced or changed by another program"):
+        tvcodec.remove(bank, ["ant"])
+    assert bank.read_bytes() == before
     assert os.listdir(bank.parent) == ["bank.tvq"]
 
 

@@ -86,8 +86,8 @@ SHARED_PAIR = replace(
 )
 ROOT = index.Root(
     base_model=BASE_MODEL,
-    gram_crc=5,
     gram_length=12,
+    gram_sha256=b"g" * 32,
     metadata={"model": "encoder"},
     shared=index.Group(1080, 101, b"x" * 32),
     tasks=(
@@ -270,7 +270,12 @@ FAULTS = [
     ("root", ["tasks", 0, 1], 801, "expected a multiple of 8, got 801"),
     ("root", ["tasks", 0, 2], 0, "at $.tasks[0].index_length"),
     ("root", ["gram_length"], 8, "expected 0 or 12, got 8 - at $.gram_length"),
-    ("root", ["gram_length"], 0, "expected 0..0, got 5 - at $.gram_crc"),
+    (
+        "root",
+        ["gram_length"],
+        0,
+        "expected zeros where nothing is told of, got others - at $.gram_sha256",
+    ),
     ("root", ["base_model", 1, 0], "a.bias", "expected more than"),
     ("root", ["base_model", 0, 3], "text", "expected 32 bytes, got str"),
     ("root", ["shared"], [8, 1], "expected an array of 3, got one of 2 - at $.shared"),
@@ -311,6 +316,13 @@ def test_other_spellings_are_refused(case, spelling):
     assert data != pack(record)
     with pytest.raises(FormatError, match=r"^bank\.tvq: "):
         unpack(data)
+
+
+def test_a_message_shows_little_of_what_a_stranger_wrote():
+    packed = msgpack.packb({"a" * 60000 + "\x1b[2J": 1})
+    with pytest.raises(FormatError, match="another set, or order, around 'aaa") as caught:
+        index.unpack_root(packed, "bank.tvq: root index")
+    assert len(str(caught.value)) < 300
 
 
 def test_a_flood_of_small_containers_is_refused(monkeypatch):

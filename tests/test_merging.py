@@ -362,6 +362,18 @@ def test_files_of_one_base_model_merge_like_one_file(three, tmp_path, method):
             torch.testing.assert_close(found[name], wanted[name], rtol=1e-6, atol=1e-7)
 
 
+def test_a_file_that_does_not_say_how_alike_its_tasks_are(tmp_path, monkeypatch):
+    path = tmp_path / "bank.tvq"
+    with monkeypatch.context() as patch:  # another writer
+        patch.setattr("tvcodec.similarity.triangle", lambda *_: b"")
+        tvcodec.encode(BASE, {"ant": A, "bee": dict(BASE)}, path, recipe=RECIPES["coarse"])
+    with tvcodec.open(path) as bank:
+        for choice in ({"weights": "cluster:2"}, {"method": "model-stock", "scope": "model"}):
+            with pytest.raises(TvqError, match="does not say how alike its tasks are") as caught:
+                bank.merge(BASE, **choice)
+            assert "another method" in caught.value.hint
+
+
 def test_files_that_do_not_belong_together_are_refused(three, tmp_path):
     path = tmp_path / "other.tvq"
     tvcodec.encode(BASE, {"dog": A}, path, recipe=RECIPES["coarse"])

@@ -1,5 +1,6 @@
 """What is intact of a damaged file can be saved; nothing else ever is."""
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 from conftest import State, changed, normal
 
 import tvcodec
+from tvcodec import salvaging
 from tvcodec.archive import Archive
 from tvcodec.errors import FormatError, TvqError, UnsupportedError
+from tvcodec.index import ROOT_START, root_at
+from tvcodec.source import FileSource
 
 VECTORS = Path(__file__).parent.parent / "spec" / "vectors"
 SOUND = sorted(VECTORS.glob("y_*.tvq"))
@@ -130,6 +134,57 @@ def test_a_file_in_another_one_is_not_taken_for_it(sound: Path, files: tuple[Pat
     damaged.write_bytes(bytes(8) + data)
     with pytest.raises(FormatError, match="its root index is damaged or missing"):
         tvcodec.salvage(damaged, saved, force=True)
+
+
+@pytest.mark.parametrize("lost", ["ant", "similarity", "tail"])
+def test_what_the_disk_cannot_read_costs_no_more_than_that(
+    lost: str, sound: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged, saved = files
+    data = sound.read_bytes()
+    damaged.write_bytes(data + bytes(9000) * (lost == "tail"))
+    archive, read_at = Archive(sound), FileSource.read_at
+    places = {"ant": 100, "similarity": archive.root.gram_offset, "tail": len(data) + 8500}
+
+    def failing(self: FileSource, offset: int, length: int) -> bytes:
+        if self._path == os.fspath(damaged) and offset <= places[lost] < offset + length:
+            raise OSError(errno.EIO, "Input/output error", self._path)
+        return read_at(self, offset, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSource, "read_at", failing)
+        result = tvcodec.salvage(damaged, saved)
+    assert result.lost == ({"ant": "task 'ant': Input/output error"} if lost == "ant" else {})
+    assert Archive(saved).tasks == tuple(task for task in TASKS if task != lost)
+    if lost == "similarity":
+        (note,) = result.notes
+        assert note.startswith("similarity of tasks: Input/output error; estimated anew")
+    Archive(saved).verify()
+
+
+@pytest.mark.parametrize("what", ["empty maps", "long texts", "nested"])
+def test_what_looks_like_many_root_indexes_is_looked_at_for_a_while_only(
+    what: str, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes looked at, not candidates times what lies behind them."""
+    damaged, saved = files
+    fake = ROOT_START + {"empty maps": b"\x80\0\0\0", "nested": b"\xdd\xff\xff\xff"}.get(
+        what, b"\xc6\0\0\xff"
+    )
+    damaged.write_bytes(bytes(64) + (fake + bytes(-len(fake) % 8)) * 40000)
+    spent = []
+
+    def counted(data: memoryview, where: str, offset: int) -> tuple[bytes | None, int]:
+        found, looked_at = root_at(data, where, offset)
+        spent.append(looked_at)
+        return found, looked_at
+
+    monkeypatch.setattr(salvaging, "root_at", counted)
+    monkeypatch.setattr(salvaging, "EFFORT", 1 << 20)
+    with pytest.raises(FormatError, match="its root index is damaged or missing"):
+        tvcodec.salvage(damaged, saved)
+    assert len(spent) > 2
+    assert sum(spent) - spent[-1] <= 1 << 20
 
 
 def test_nothing_can_be_saved_without_a_root_index(sound: Path, files: tuple[Path, Path]) -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import Coder, State, normal
 
 import tvcodec
-from tvcodec import QUALITIES, Recipe
+from tvcodec import QUALITIES, Recipe, sharing
 from tvcodec.remeasure import remeasure
 
 BASE = {"w": normal(0, 128, 96), "b": normal(1, 96)}
@@ -107,3 +107,16 @@ def test_moments_of_one_run_share_a_direction(coded: Coder) -> None:
     shared = coded(BASE, tunes, STEP).summary
     assert shared.bytes < alone.bytes / 2.5
     assert max(task.error for task in shared.tasks) < max(task.error for task in alone.tasks)
+
+
+def test_no_more_is_shared_of_a_parameter_than_a_file_may_hold(
+    coded: Coder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = normal(7, 128, 96), normal(8, 128, 96)
+    tunes = {
+        f"t{n}": {**BASE, "w": BASE["w"] + first * (n % 2 * 2 - 1) + second * (n // 2 % 2 * 2 - 1)}
+        for n in range(8)
+    }
+    assert vectors(coded(BASE, tunes, STEP).path) == 2
+    monkeypatch.setattr(sharing, "VECTORS_MAX", 1)
+    assert vectors(coded(BASE, tunes, STEP, name="less.tvq").path) <= 1

@@ -13,10 +13,11 @@ from torch import Tensor
 import tvcodec
 from tvcodec import similarity
 from tvcodec.similarity import Known
-from tvcodec.sketch import Sketch, bits
+from tvcodec.sketch import Sketch
 
 SHAPES = [(700, 300), (300, 300), (5000,)]
 VALUES = 22_700_000  # whose sketch has 4096 bits
+BITS = 4096
 DEVIATIONS = 4.5
 
 
@@ -36,7 +37,7 @@ def vector(seed: int, kind: str) -> list[Tensor]:
 
 
 def sketched(parts: list[Tensor], order: int = 1, values: int = VALUES) -> bytes:
-    sketch = Sketch(values)
+    sketch = Sketch(similarity.bits(values))
     for number, part in list(enumerate(parts))[::order]:
         sketch.add(part, number)
     return sketch.packed().tobytes()
@@ -109,7 +110,7 @@ def test_a_sketch_is_what_the_specification_says() -> None:
 
 def test_equal_parameters_of_other_numbers_are_not_the_same_change() -> None:
     part = normal(4, 300, 300)
-    one, other = Sketch(VALUES), Sketch(VALUES)
+    one, other = Sketch(BITS), Sketch(BITS)
     one.add(part, 0)
     other.add(part, 1)
     assert abs(cosine(one.packed().tobytes(), other.packed().tobytes())) < 0.12
@@ -120,7 +121,7 @@ def test_equal_parameters_of_other_numbers_are_not_the_same_change() -> None:
     [(0, 1024), (1000, 1024), (9_000_000, 2048), (22_713_216, 4096), (7_000_000_000, 16384)],
 )
 def test_sketches_grow_with_the_model(values: int, size: int) -> None:
-    assert bits(values) == size
+    assert similarity.bits(values) == size
     assert len(sketched([], values=values)) == size // 8
 
 
@@ -143,10 +144,16 @@ def test_products_of_what_is_known() -> None:
     assert struct.unpack("<3f", data) == (0.5, 2.5, 9)
 
 
-@pytest.mark.parametrize("text", ["", "====", "no base64!", "AAA", "\u00e9"])
+@pytest.mark.parametrize("text", ["", "====", "no base64!", "AAA", "\u00e9", "AAAA", "A" * 1368])
 def test_other_metadata_is_no_sketch(text: str) -> None:
-    assert not similarity.from_metadata({"sketch": text})
-    assert similarity.from_metadata({}) is None
+    assert similarity.from_metadata({"sketch": text}, 1000) is None
+    assert similarity.from_metadata({}, 1000) is None
+
+
+def test_a_sketch_is_read_back_where_it_has_the_length_that_the_model_asks_for() -> None:
+    metadata = similarity.as_metadata(bytes(range(128)))
+    assert similarity.from_metadata(metadata, 1000) == bytes(range(128))
+    assert similarity.from_metadata(metadata, 9_000_000) is None
 
 
 @pytest.mark.parametrize("recipe", [*tvcodec.QUALITIES.values(), tvcodec.EXACT])

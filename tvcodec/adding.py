@@ -24,7 +24,7 @@ from tvcodec.locking import resolved
 from tvcodec.published import RECIPES, Published
 from tvcodec.rate import Goal
 from tvcodec.recipes import QUALITIES, Recipe
-from tvcodec.sketch import Sketch, bits
+from tvcodec.sketch import Sketch
 from tvcodec.survey import Progress
 
 StrPath = str | os.PathLike[str]
@@ -118,16 +118,15 @@ def _check_alike(archive: Archive, new: Archive) -> None:
 def _sketches(archive: Archive, tasks: Sequence[str], base: Checkpoint) -> dict[str, bytes]:
     """Sketches of tasks that another writer left without one like ours, from what they decode
     to."""
-    values = sum(parameter.count for parameter in archive.root.base_model)
     sketches = {}
     for task in tasks:
         index = archive.index(task)
-        known = similarity.from_metadata(index.metadata) or b""
-        if 8 * len(known) == bits(values) or not archive.record(task).norm:
+        known = similarity.from_metadata(index.metadata, archive.values)
+        if known or not archive.record(task).norm:
             continue
         numbers = [entry.parameter for entry in index.entries]
         numbers += [member.parameter for member in index.small.members] if index.small else []
-        sketch = Sketch(values)
+        sketch = Sketch(similarity.bits(archive.values))
         with Bank(archive.path, expected_root=archive.container.root_digest.hex()) as bank:
             tau = bank.task_vector(task, base)
             for number in numbers:

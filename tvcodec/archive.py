@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
-from tvcodec.container import PROLOGUE_SIZE, Container
+from tvcodec.container import PROLOGUE_SIZE, Container, aligned
 from tvcodec.errors import FormatError, UnknownTaskError
 from tvcodec.index import (
     Entry,
@@ -82,6 +82,11 @@ class Archive:
             raise UnknownTaskError(f"no task {task!r} in {self.path}", hint=f"it holds {known}")
         return self._records[task]
 
+    @cached_property
+    def values(self) -> int:
+        """How many values the base model has."""
+        return sum(parameter.count for parameter in self.root.base_model)
+
     @property
     def groups(self) -> tuple[str | None, ...]:
         """The tasks, and before them None if they share anything."""
@@ -99,7 +104,7 @@ class Archive:
         if task not in self._indexes:
             group, what = self.group(task), called(task)
             at = self._starts[task] + group.sections_length
-            data = self.container.read_index(at, group.index_length, group.index_sha256, what)
+            data = self.container.read_apart(at, group.index_length, group.index_sha256, what)
             where = f"{self.path}: {what}"
             if task is None:
                 index = unpack_shared(data, self.root, where, group=group)
@@ -150,10 +155,14 @@ class Archive:
         self._verify_digest(task)
 
     def raw_group(self, task: str | None) -> Iterator[bytes]:
-        """All bytes of a task, as they lie in the file; FormatError before the first of them where
-        their SHA-256 is not what its index says."""
-        self._verify_digest(task)
-        yield from self.container.pieces(self._starts[task], self.group(task).length, called(task))
+        """All bytes of a task, as they lie in the file; FormatError behind the last of them where
+        these bytes are not what the indexes say, even if the file changes meanwhile."""
+        group, what = self.group(task), called(task)
+        digest, start = self.index(task).digest, self._starts[task]
+        yield from self.container.pieces(start, group.sections_length, digest, what)
+        at = start + group.sections_length
+        index = self.container.read_apart(at, group.index_length, group.index_sha256, what)
+        yield index + bytes(aligned(len(index)) - len(index))
 
     def _verify_digest(self, task: str | None) -> None:
         """FormatError unless the sections of a group have the SHA-256 that its index says."""
@@ -162,8 +171,8 @@ class Archive:
         self._verified.add(task)
 
     def gram(self) -> list[list[float]] | None:
-        """Inner products of all pairs of task vectors, tasks in order; None where there is one
-        task only."""
+        """Inner products of all pairs of task vectors, tasks in order; None where the file does not
+        say, as it does not of one task."""
         lower = self._gram_triangle()
         return mirrored(lower) if lower else None
 
@@ -179,15 +188,17 @@ class Archive:
 
     def similarity_deviation(self) -> float | None:
         """Standard deviation of cosines near 0, where they are estimated from sketches."""
-        sketch = from_metadata(self.index(self.tasks[0]).metadata) if self.tasks else None
+        if not self.tasks:
+            return None
+        sketch = from_metadata(self.index(self.tasks[0]).metadata, self.values)
         return deviation(sketch) if sketch else None
 
     def _gram_triangle(self) -> list[list[float]]:
         root = self.root
         if not root.gram_length:
             return []
-        data = self.container.read(
-            root.gram_offset, root.gram_length, root.gram_crc, "similarity of tasks"
+        data = self.container.read_apart(
+            root.gram_offset, root.gram_length, root.gram_sha256, "similarity of tasks"
         )
         flat = struct.unpack(f"<{root.gram_length // 4}f", data)
         starts = [row * (row + 1) // 2 for row in range(len(root.tasks) + 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tvcodec import similarity
@@ -51,19 +51,19 @@ def copy_tasks(
     for taken in tasks:
         writer.copy(taken.archive.raw_group(taken.name))
     triangle = _triangle(tasks, sketches or {})
-    length, crc = writer.put(triangle) if triangle else (0, 0)
+    length, sha256 = writer.put_apart(triangle) if triangle else (0, bytes(32))
     return replace(
         root,
-        gram_crc=crc,
         gram_length=length,
+        gram_sha256=sha256,
         shared=shared.root.shared if shared is not None else None,
         tasks=tuple(taken.archive.record(taken.name) for taken in tasks),
     )
 
 
-def publish(writer: Writer, root: Root) -> Written:
-    """Ends a file, which appears at its path."""
-    digest = writer.close(pack_root(root))
+def publish(writer: Writer, root: Root, check: Callable[[], None] = lambda: None) -> Written:
+    """Ends a file, which appears at its path; `check` is called right before, and may raise."""
+    digest = writer.close(pack_root(root), check)
     common = writer.offset - sum(task.group.length for task in root.tasks)
     names = tuple(task.name for task in root.tasks)
     return Written(writer.path, writer.offset, digest.hex(), names, common)
@@ -87,11 +87,11 @@ def _triangle(tasks: Sequence[Taken], sketches: Mapping[str, bytes]) -> bytes:
 def _gram(archive: Archive) -> list[list[float]] | None:
     try:
         return archive.gram()
-    except FormatError:  # sketches say the same
+    except (FormatError, OSError):  # sketches say the same
         return None
 
 
 def _known(taken: Taken, sketches: Mapping[str, bytes]) -> similarity.Known:
     metadata = taken.archive.index(taken.name).metadata
-    sketch = sketches.get(taken.name) or similarity.from_metadata(metadata)
+    sketch = sketches.get(taken.name) or similarity.from_metadata(metadata, taken.archive.values)
     return similarity.Known(taken.archive.record(taken.name).norm, sketch)

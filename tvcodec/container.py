@@ -17,7 +17,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
@@ -100,8 +100,9 @@ class Container:
             raise self._damaged(what, "checksum mismatch")
         return data
 
-    def read_index(self, offset: int, length: int, sha256: bytes, what: str) -> bytes:
-        """The index at `offset`, if it has that SHA-256; FormatError, naming `what`, if not."""
+    def read_apart(self, offset: int, length: int, sha256: bytes, what: str) -> bytes:
+        """What lies at `offset` and is in no group's digest, such as an index, if it has that
+        SHA-256; FormatError, naming `what`, if not."""
         data = self._unpadded(offset, length, what)
         if hashlib.sha256(data).digest() != sha256:
             raise self._damaged(what, "checksum mismatch")
@@ -109,11 +110,8 @@ class Container:
 
     def verify(self, offset: int, length: int, sha256: bytes, what: str) -> None:
         """FormatError unless a group's sections, padding included, have that SHA-256."""
-        digest = hashlib.sha256()
-        for piece in self.pieces(offset, length, what):
-            digest.update(piece)
-        if digest.digest() != sha256:
-            raise self._damaged(what, "checksum mismatch")
+        for _ in self.pieces(offset, length, sha256, what):
+            pass
 
     def close(self) -> None:
         """Closes the file; what was read stays."""
@@ -131,10 +129,16 @@ class Container:
             raise self._damaged(what, "expected zeros behind it, got other bytes")
         return data[:length]
 
-    def pieces(self, offset: int, length: int, what: str) -> Iterator[bytes]:
-        """Sections as they lie in the file, padding included, unchecked, a few at a time."""
+    def pieces(self, offset: int, length: int, sha256: bytes, what: str) -> Iterator[bytes]:
+        """Sections as they lie in the file, padding included, a few at a time; FormatError behind
+        the last of them unless these very bytes have that SHA-256."""
+        digest = hashlib.sha256()
         for start in range(offset, offset + length, CHUNK):
-            yield self._bytes(start, min(CHUNK, offset + length - start), what)
+            piece = self._bytes(start, min(CHUNK, offset + length - start), what)
+            digest.update(piece)
+            yield piece
+        if digest.digest() != sha256:
+            raise self._damaged(what, "checksum mismatch")
 
     def _bytes(self, offset: int, length: int, what: str) -> bytes:
         with granted(length, f"{self.path}: {what}"):
@@ -223,6 +227,10 @@ class Writer:
         """Writes a group's index, which is in no group's digest; its length and SHA-256."""
         if not 0 < len(data) <= INDEX_MAX:
             raise ValueError(f"expected an index of 1..{INDEX_MAX} bytes, got {len(data)}")
+        return self.put_apart(data)
+
+    def put_apart(self, data: bytes) -> tuple[int, bytes]:
+        """Writes what is in no group's digest; its length and SHA-256."""
         self._write(data)
         return len(data), hashlib.sha256(data).digest()
 
@@ -232,13 +240,14 @@ class Writer:
             self._draft.handle.write(piece)
             self.offset += len(piece)
 
-    def close(self, root: bytes) -> bytes:
+    def close(self, root: bytes, check: Callable[[], None] = lambda: None) -> bytes:
         """Writes the root index and publishes the file; the digest that identifies its content.
-        TvqError if, without `force`, a file has appeared at the path meanwhile."""
+        TvqError if, without `force`, a file has appeared at the path meanwhile. `check` is called
+        right before the file replaces another, and may raise."""
         end = trailer(self.offset, root)
         self.put_index(root)
         self._write(end)
-        self._draft.publish()
+        self._draft.publish(check)
         self._open = False
         return hashlib.sha256(PROLOGUE + root).digest()
 

@@ -12,7 +12,7 @@ from tvcodec.archive import Archive, called
 from tvcodec.errors import FormatError
 from tvcodec.index import Entry, Section, counted_streams, pack_root, pack_task
 
-START = b"tvq-content-v1\0"
+START = b"tvq-file-content-v1\0"
 OF_STORED_BYTES = {  # fields of records that tell of them, and what is taken in their place
     "crc": 0,
     "digest": bytes(32),

@@ -12,25 +12,27 @@ the next writer puts it back.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
 import secrets
 import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from tvcodec import exchange
 from tvcodec.errors import TvqError, naming
 from tvcodec.leftovers import lock, put_back, remove_stale
 
-WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".tvq"}
-MODEL_FILE = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)")
-
 StrPath = str | os.PathLike[str]
+Foreign = Callable[[Path], Iterable[Path]]  # what in a directory its kind of draft would not hold
+
+
+def everything(directory: Path) -> Iterable[Path]:
+    """A Foreign with which only an empty directory is replaced."""
+    return directory.iterdir()
 
 
 class Draft(ABC):
@@ -92,7 +94,8 @@ class FileDraft(Draft):
                 hint="choose another output",
             )
 
-    def publish(self) -> None:
+    def publish(self, check: Callable[[], None] = lambda: None) -> None:
+        """As `Draft.publish`; `check` is called right before the rename, and may raise."""
         if not self.handle.closed:
             with naming(self.path):
                 self.handle.flush()
@@ -100,6 +103,7 @@ class FileDraft(Draft):
         os.chmod(self.temporary, self._mode)
         _sync(self.temporary)
         self.refuse_target()
+        check()
         if self.force:
             os.replace(self.temporary, self.path)
         else:
@@ -110,17 +114,27 @@ class FileDraft(Draft):
     def _publish_new(self) -> None:
         try:
             os.link(self.temporary, self.path)
-            os.unlink(self.temporary)
         except FileExistsError:
             self.refuse_target()
             raise
-        except OSError:  # no hard links here: claim the name, so that nothing is overwritten
-            try:
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            except FileExistsError:
-                self.refuse_target()
-                raise
+        except OSError:  # no hard links here
+            self._publish_claimed()
+            return
+        with suppress(OSError):  # it is published; the next writer removes what stays
+            os.unlink(self.temporary)
+
+    def _publish_claimed(self) -> None:
+        """Claims the name with an empty file first, so that nothing is overwritten."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            self.refuse_target()
+            raise
+        try:
             os.replace(self.temporary, self.path)
+        except BaseException:
+            os.unlink(self.path)
+            raise
 
     def discard(self) -> None:
         with suppress(OSError):
@@ -130,11 +144,12 @@ class FileDraft(Draft):
 
 
 class DirectoryDraft(Draft):
-    """A draft of a directory; with `force` it replaces a directory that is empty or holds a file
-    matching `marker`, and no other, so that a slip of the hand cannot cost a home directory."""
+    """A draft of a directory; with `force` it replaces one in which `foreign` finds nothing, and no
+    other, so that a slip of the hand cannot cost a home directory."""
 
-    def __init__(self, path: StrPath, force: bool = False, marker: str = "*.safetensors") -> None:
-        self._marker = marker
+    def __init__(self, path: StrPath, force: bool = False, foreign: Foreign = everything) -> None:
+        self._foreign = foreign
+        self._holds_draft = True
         put_back(Path(path))
         super().__init__(path, force)
         with naming(self.path, self.temporary):
@@ -148,16 +163,12 @@ class DirectoryDraft(Draft):
                 f"{self.path}: expected a directory or nothing there, got {_kind(mode)}",
                 hint="choose another output, or a name that ends in .safetensors",
             )
-        if self.force and any(self.path.iterdir()) and not any(self.path.glob(self._marker)):
+        foreign = min(self._foreign(self.path), default=None) if self.force else None
+        if foreign is not None:
+            name = foreign.relative_to(self.path)
             raise TvqError(
-                f"{self.path}: expected a directory with {self._marker}, got one without",
-                hint="choose another output: --force only replaces a checkpoint",
-            )
-        foreign = [entry.name for entry in self.path.iterdir() if _is_foreign(entry)]
-        if self.force and foreign:
-            raise TvqError(
-                f"{self.path}: --force would delete {min(foreign)}, which is no part of a model",
-                hint="choose another output",
+                f"{self.path}: --force would delete {name}, which this command does not write",
+                hint="choose another output: --force only replaces a directory that was written so",
             )
 
     def publish(self) -> None:
@@ -168,14 +179,35 @@ class DirectoryDraft(Draft):
             _sync(Path(directory))
         self.refuse_target()
         replaced = self.force and self.path.exists()
-        old = self.temporary
-        if not (replaced and exchange(self.temporary, self.path)):
-            old = self.temporary.with_suffix(".old")
-            self._publish_stepwise(old if replaced else None)
-        _sync(self.path.parent)
+        aside = self.temporary.with_suffix(".old")
+        exchanged = replaced and self._exchange()
+        if not exchanged:
+            self._publish_stepwise(aside if replaced else None)
+        try:
+            _sync(self.path.parent)
+        except BaseException:
+            self._take_back(aside if replaced else None, exchanged)
+            raise
         os.close(self._lock)
         if replaced:
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.temporary if exchanged else aside, ignore_errors=True)
+
+    def _exchange(self) -> bool:
+        """Exchanges the draft and the target, if the system can; until that is settled, it is not
+        known which of them has the draft's name, so none may be discarded."""
+        before, self._holds_draft = self._holds_draft, False
+        exchanged = exchange.exchange(self.temporary, self.path)
+        self._holds_draft = before != exchanged
+        return exchanged
+
+    def _take_back(self, aside: Path | None, exchanged: bool) -> None:
+        """The old target is the target again; where even that fails, it keeps another name."""
+        if exchanged:
+            self._exchange()
+            return
+        os.rename(self.path, self.temporary)
+        if aside is not None:
+            os.rename(aside, self.path)
 
     def _publish_stepwise(self, aside: Path | None) -> None:
         """Renames the old target to `aside` and the draft to the target."""
@@ -189,7 +221,8 @@ class DirectoryDraft(Draft):
             raise
 
     def discard(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        if self._holds_draft:
+            shutil.rmtree(self.temporary, ignore_errors=True)
         with suppress(OSError):
             os.close(self._lock)
 
@@ -208,9 +241,12 @@ def durable_file(path: StrPath, force: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def durable_directory(path: StrPath, force: bool = False) -> Iterator[Path]:
-    """A directory to fill that appears as `path` when the block ends well. TvqError as `Draft`."""
-    draft = DirectoryDraft(path, force)
+def durable_directory(
+    path: StrPath, force: bool = False, foreign: Foreign = everything
+) -> Iterator[Path]:
+    """A directory to fill that appears as `path` when the block ends well. TvqError as `Draft`, and
+    where `force` would cost what is `foreign`."""
+    draft = DirectoryDraft(path, force, foreign)
     try:
         yield draft.temporary
         draft.publish()
@@ -236,13 +272,6 @@ def scratch_directory(path: StrPath) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _is_foreign(entry: Path) -> bool:
-    """Whether a model's directory would not hold this: other weights, or a folder with weights."""
-    if entry.is_dir():
-        return any(entry.rglob("*.safetensors"))
-    return entry.suffix in WEIGHT_SUFFIXES and not MODEL_FILE.fullmatch(entry.name)
-
-
 def _kind(mode: int) -> str:
     if stat.S_ISLNK(mode):
         return "a symbolic link"
@@ -258,14 +287,3 @@ def _sync(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Whether two names were exchanged in one step, for which system and disk must have a way."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):  # not of this C library
-        return False
-    names = os.fsencode(one), os.fsencode(other)
-    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(renameat2(here, names[0], here, names[1], both) == 0)

@@ -28,17 +28,16 @@ class Edit:
     ) -> Written:
         """Publishes the new file, of these tasks and with what tasks of the old one share."""
         root = copy_tasks(self._writer, tasks, self.archive, self.archive.root, sketches)
-        self._check()
-        return publish(self._writer, root)
+        return publish(self._writer, root, self._check)
 
 
 @contextmanager
 def edit(
     path: StrPath, output: StrPath | None, force: bool, expected_root: str | None
 ) -> Iterator[Edit]:
-    """An Edit of the file at `path`, which no other one changes until it is done; with `output`,
-    the new file goes there and `path` stays as it is."""
-    if output is None:
+    """An Edit of the file at `path`, which no other one changes until it is done; with another
+    `output`, the new file goes there and `path` stays as it is."""
+    if output is None or (force and os.path.realpath(output) == os.path.realpath(path)):
         with (
             only_writer(path) as (target, check),
             closing(Archive(target, expected_root=expected_root)) as archive,

@@ -250,11 +250,11 @@ def _write(
         norm, error = single(spool.task.norm), single(spool.error)
         records.append(TaskRecord(spool.task.name, sections_length, length, sha256, norm, error))
     triangle = similarity.triangle([spool.known for spool in spools])
-    gram_length, gram_crc = writer.put(triangle) if triangle else (0, 0)
+    gram_length, gram_sha256 = writer.put_apart(triangle) if triangle else (0, bytes(32))
     root = Root(
         base_model=found.base_model,
-        gram_crc=gram_crc,
         gram_length=gram_length,
+        gram_sha256=gram_sha256,
         shared=common,
         tasks=tuple(records),
     )

@@ -21,16 +21,17 @@ def only_writer(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Callable[[
     """Waits until no other process changes the file at `path`, then keeps others waiting.
 
     Gives the path to be replaced, and a check to be made right before it is: TvqError if somebody
-    who does not wait for locks has replaced it. OSError where there is no such file, TvqError where
-    files cannot be locked.
+    who does not wait for locks has replaced or changed it. OSError where there is no such file,
+    TvqError where files cannot be locked.
     """
     target = resolved(path)
     while True:
         descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
         try:
             _wait_for(descriptor, target)
-            if _still_there(descriptor, target):
-                yield target, functools.partial(_check, descriptor, target)
+            status = os.fstat(descriptor)
+            if _still_there(status, target):
+                yield target, functools.partial(_check, status, target)
                 return
         finally:
             os.close(descriptor)
@@ -51,12 +52,16 @@ def _wait_for(descriptor: int, target: Path) -> None:
         ) from None
 
 
-def _still_there(descriptor: int, target: Path) -> bool:
-    return os.path.samestat(os.fstat(descriptor), os.stat(target))
+def _still_there(status: os.stat_result, target: Path) -> bool:
+    """Whether the file at `target` is the one of that `status`, as it was then."""
+    now = os.stat(target)
+    same = os.path.samestat(status, now) and status.st_size == now.st_size
+    return same and status.st_mtime_ns == now.st_mtime_ns
 
 
-def _check(descriptor: int, target: Path) -> None:
-    if not _still_there(descriptor, target):
+def _check(status: os.stat_result, target: Path) -> None:
+    if not _still_there(status, target):
         raise TvqError(
-            f"{target}: was replaced by another program meanwhile", hint="run the command again"
+            f"{target}: was replaced or changed by another program meanwhile",
+            hint="run the command again",
         )

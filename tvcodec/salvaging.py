@@ -29,6 +29,8 @@ from tvcodec.index import ROOT_START, root_at
 from tvcodec.source import FileSource, Source
 
 TAIL = INDEX_MAX + (1 << 20)  # bytes at the end of a file that its root index is looked for in
+EFFORT = INDEX_MAX  # bytes of what may be root indexes that are looked at before it is given up
+UNREADABLE = 4096  # bytes that a disk loses at a time
 
 StrPath = str | os.PathLike[str]
 
@@ -61,8 +63,8 @@ def salvage(path: StrPath, output: StrPath, *, force: bool = False) -> Salvaged:
         for task in archive.tasks:
             try:
                 archive.verify_group(task)
-            except FormatError as problem:
-                lost[task] = _short(problem, archive)
+            except (FormatError, OSError) as problem:
+                lost[task] = _short(problem, archive, f"task {task!r}")
         intact = [Taken(archive, task) for task in archive.tasks if task not in lost]
         if not intact:
             problems = "; ".join(dict.fromkeys(lost.values()))
@@ -78,8 +80,8 @@ def _shared(archive: Archive, notes: list[str]) -> Archive | None:
         return None
     try:
         archive.verify_group(None)
-    except FormatError as problem:
-        notes.append(f"{_short(problem, archive)}; tasks that use it are lost")
+    except (FormatError, OSError) as problem:
+        notes.append(f"{_short(problem, archive, 'shared basis')}; tasks that use it are lost")
         archive.vectors = Counter()  # those that do not use it can be read
         return None
     return archive
@@ -88,19 +90,23 @@ def _shared(archive: Archive, notes: list[str]) -> Archive | None:
 def _check_similarity(archive: Archive, notes: list[str]) -> None:
     try:
         archive.gram()
-    except FormatError as problem:
-        notes.append(f"{_short(problem, archive)}; estimated anew, where tasks have sketches")
+    except (FormatError, OSError) as problem:
+        wrong = _short(problem, archive, "similarity of tasks")
+        notes.append(f"{wrong}; estimated anew, where tasks have sketches")
 
 
-def _short(problem: FormatError, archive: Archive) -> str:
+def _short(problem: FormatError | OSError, archive: Archive, what: str) -> str:
+    """What is wrong with the file; what the disk says of `what`, it does not name."""
+    if isinstance(problem, OSError):
+        return f"{what}: {problem.strerror or problem}"
     return str(problem).removeprefix(f"{archive.path}: ")
 
 
 def _repaired(source: Source, path: str) -> tuple[Source, list[str]]:
     """The file with the prologue and the trailer that it should have, and what was wrong there."""
     offset, root = _find_root(source, path)
-    prologue, end = source.read_at(0, PROLOGUE_SIZE), offset + aligned(len(root))
-    found, notes = source.read_at(end, TRAILER_SIZE), []
+    end, notes = offset + aligned(len(root)), list[str]()
+    prologue, found = _readable(source, 0, PROLOGUE_SIZE), _readable(source, end, TRAILER_SIZE)
     if found == trailer(offset, root, prologue):
         check_prologue(prologue, path)
     elif found == trailer(offset, root):
@@ -115,18 +121,40 @@ def _repaired(source: Source, path: str) -> tuple[Source, list[str]]:
 
 
 def _find_root(source: Source, path: str) -> tuple[int, bytes]:
-    """The last place that holds a root index which says of itself that it belongs there."""
+    """Where the trailer says it is, or else the last place that holds a root index which says of
+    itself that it belongs there."""
+    end = _readable(source, max(source.size - TRAILER_SIZE, 0), TRAILER_SIZE)
+    told, length = int.from_bytes(end[:8], "little"), int.from_bytes(end[8:16], "little")
+    if told + length <= source.size and length <= INDEX_MAX:
+        root, _ = root_at(memoryview(_readable(source, told, length)), path, told)
+        if root is not None:
+            return told, root
     first = aligned(max(source.size - TAIL, PROLOGUE_SIZE))
-    tail = source.read_at(first, max(source.size - first, 0))
-    at = tail.rfind(ROOT_START)
-    while at >= 0:
-        if at % 8 == 0 and (root := root_at(tail[at:], path, first + at)) is not None:
-            return first + at, root
+    tail = _readable(source, first, max(source.size - first, 0))
+    at, left = tail.rfind(ROOT_START), EFFORT
+    while at >= 0 and left > 0:
+        if at % 8 == 0:
+            root, looked_at = root_at(memoryview(tail)[at : at + INDEX_MAX], path, first + at)
+            if root is not None:
+                return first + at, root
+            left -= looked_at
         at = tail.rfind(ROOT_START, 0, at + len(ROOT_START) - 1)
     raise FormatError(
         f"{path}: its root index is damaged or missing, without which nothing can be told apart",
         hint="fetch the file again; a file that was cut off has lost its end, where that index is",
     )
+
+
+def _readable(source: Source, offset: int, length: int) -> bytes:
+    """Bytes of the file, with zeros where the disk fails."""
+    try:
+        return source.read_at(offset, length)
+    except OSError:
+        if length <= UNREADABLE:
+            return bytes(length)
+        starts = range(offset, offset + length, UNREADABLE)
+        pieces = (min(UNREADABLE, offset + length - start) for start in starts)
+        return b"".join(map(_readable, [source] * len(starts), starts, pieces))
 
 
 class _Repaired:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tvcodec import auto
 from tvcodec.dense import inner_product, squared_norm
 from tvcodec.family import Family, Sum
-from tvcodec.index import Exact
+from tvcodec.index import VECTORS_MAX, Exact
 from tvcodec.parameter import Coded, changed_rows
 from tvcodec.recipes import Recipe
 
@@ -92,7 +92,7 @@ def promising(
     explained = (energies * directions.square()).cumsum(1)
     left = (unit.diagonal()[:, None] - explained).clamp_min(0)
     costs = _bits(energies).cumsum(0) + _bits(left).sum(0)
-    rank = int(costs.argmin()) + 1
+    rank = int(costs[:VECTORS_MAX].argmin()) + 1
     if not float(costs[rank - 1]) < (1 - LEAST_GAIN) * float(_bits(unit.diagonal()).sum()):
         return None
     return Sharing(recipe, tuple(steps.tolist()), directions[:, :rank])

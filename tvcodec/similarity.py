@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 KEY = "sketch"  # of a task's metadata
 FLOAT32_MAX = 3.4e38
+VALUES_PER_BIT = 4096
+LOG2_RANGE = (10, 14)
 
 Stored = Callable[[int, int], float | None]
 
@@ -27,17 +29,25 @@ class Known:
     sketch: bytes | None = None
 
 
+def bits(values: int) -> int:
+    """How many bits a sketch has, for a base model of so many `values`."""
+    least, most = LOG2_RANGE
+    return 1 << min(max(round(math.log2(max(values, 1) / VALUES_PER_BIT)), least), most)
+
+
 def as_metadata(sketch: bytes | None) -> dict[str, str]:
     """A sketch as metadata of its task."""
     return {} if sketch is None else {KEY: base64.b64encode(sketch).decode("ascii")}
 
 
-def from_metadata(metadata: Mapping[str, str]) -> bytes | None:
-    """The sketch in a task's metadata; None where there is none, or something else."""
+def from_metadata(metadata: Mapping[str, str], values: int) -> bytes | None:
+    """The sketch in a task's metadata, for a base model of so many `values`; None where there is
+    none, or something else, such as a sketch of another length."""
     try:
-        return base64.b64decode(metadata[KEY], validate=True)
+        sketch = base64.b64decode(metadata[KEY], validate=True)
     except (KeyError, binascii.Error, ValueError):
         return None
+    return sketch if 8 * len(sketch) == bits(values) else None
 
 
 def deviation(sketch: bytes) -> float:

@@ -11,8 +11,6 @@ ICML 2009) for the sums; products of rotations (Andoni et al., NeurIPS 2015) for
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,23 +18,15 @@ from torch import Tensor
 
 from tvcodec import rotated
 
-VALUES_PER_BIT = 4096
-LOG2_RANGE = (10, 14)
 ROTATIONS = (2**32 - 1, 2**32 - 2)  # seeds of signs that no parameter's number is
 
 
-def bits(values: int) -> int:
-    """How many bits a sketch has, for a base model of so many `values`."""
-    least, most = LOG2_RANGE
-    return 1 << min(max(round(math.log2(max(values, 1) / VALUES_PER_BIT)), least), most)
-
-
 class Sketch:
-    """Takes a task vector parameter by parameter, in any order, for a base model of so many
-    `values`; `packed` is the sketch."""
+    """Takes a task vector parameter by parameter, in any order; `packed` is its sketch, of so many
+    `bits`, a power of two."""
 
-    def __init__(self, values: int) -> None:
-        self._sums = torch.zeros(bits(values), dtype=torch.float64)
+    def __init__(self, bits: int) -> None:
+        self._sums = torch.zeros(bits, dtype=torch.float64)
 
     def add(self, tau: Tensor, number: int) -> None:
         """The task vector, float32 and finite, of the base model's parameter of that number."""

@@ -27,7 +27,7 @@ from tvcodec.index import (
     single,
 )
 from tvcodec.parameter import Coded
-from tvcodec.sketch import Sketch, bits
+from tvcodec.sketch import Sketch
 from tvcodec.survey import Survey, TaskSurvey
 
 RETAINED = "energy_retained"  # key of metadata of the shared index
@@ -79,7 +79,7 @@ class Spool:
     sketch: Sketch = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sketch = Sketch(self.found.values)
+        self.sketch = Sketch(similarity.bits(self.found.values))
 
     def __enter__(self) -> Spool:
         return self
@@ -114,7 +114,7 @@ class Spool:
 
     def finished_bytes(self, metadata: Mapping[str, str], whole: Whole) -> int:
         """What the task takes in the file with its index."""
-        unknown = bytes(bits(self.found.values) // 8) if self.task.norm else None
+        unknown = bytes(similarity.bits(self.found.values) // 8) if self.task.norm else None
         index = self._index(self._put_small(measured), whole, metadata, unknown)
         return index.sections_length + aligned(len(pack_task(index)))
 

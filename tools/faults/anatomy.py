@@ -70,8 +70,9 @@ class Anatomy:
         for task, record in zip(tasks if isinstance(tasks, list) else [], records, strict=False):
             if isinstance(task, list):
                 task[1:4] = record
-        if "gram_crc" in root:
-            root["gram_crc"] = zlib.crc32(self.gram) if self.gram else 0
+        if "gram_sha256" in root:
+            digest = hashlib.sha256(self.gram).digest()
+            root["gram_sha256"] = digest if self.gram else bytes(32)
         if "gram_length" in root:
             root["gram_length"] = len(self.gram)
 

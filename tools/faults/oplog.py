@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvcodec import durable
+from tvcodec import exchange
 
 Tree = dict[str, bytes | None]  # paths below the root; None is a directory
 FATES = ("nothing", "half", "zeros", "all")
@@ -45,7 +45,7 @@ class Recorder:
         self.steps: list[Step] = []
         sys.addaudithook(self._audit)
         opened = builtins.open
-        fsync, exchange = os.fsync, durable.exchange
+        fsync, swap = os.fsync, exchange.exchange
 
         def traced_open(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
             writes = set(mode) & set("wxa+")
@@ -66,7 +66,7 @@ class Recorder:
 
         def traced_exchange(one: Path, other: Path) -> bool:
             self.add(Step("exchange", self._paths(one, other)))
-            return exchange(one, other)
+            return swap(one, other)
 
         def no_sendfile(*_: Any) -> int:
             raise OSError(88, "not a socket")  # shutil then copies by read and write
@@ -75,7 +75,7 @@ class Recorder:
         Path.open = traced_open  # type: ignore[assignment, method-assign]
         os.fsync = traced_fsync  # type: ignore[assignment]
         os.sendfile = no_sendfile  # type: ignore[assignment]
-        durable.exchange = traced_exchange
+        exchange.exchange = traced_exchange
 
     def add(self, step: Step) -> None:
         self.before(len(self.steps))

@@ -133,8 +133,6 @@ def numbers() -> Iterator[Broken]:
     yield "member_gain_nan", 24, "a gain of NaN", one("j", small=bent(member, 3, 0, 3, to=math.nan))
     gain = s.uniform(4, math.nan, float16(1, 1, 1), symbols(cycle(48, 3), 3))
     yield "uniform_gain_nan", 24, "a gain of NaN", one("a", entry(0, gain))
-    crc = Draft([], {}, root=put("gram_crc", to=-1)).build()
-    yield "gram_crc_negative", 23, "a negative checksum of nothing", crc
     gram = Draft([], {"one": Group(), "two": Group()}, gram=[1.0]).build()
     yield "gram_of_one_of_two", 34, "one inner product of two tasks", gram
     lengths = plain(root=_negative).build()
@@ -200,14 +198,20 @@ def parts() -> Iterator[Broken]:
     ones = float16(1, 1, 1, 1, 1, 1)
     largest = {
         "largest_block_3": s.largest(3, 2, 1.0, ones, unsigned(cycle(12, 8), 3)),
-        "largest_block_17": s.largest(17, 17, 1.0, float16(1), unsigned([5], 18)),
         "largest_run_0": s.largest(4, 0, 1.0, float16(1, 1, 1), unsigned(cycle(48, 2), 1)),
         "uniform_block_3": s.uniform(3, 1.0, ones, symbols(cycle(48, 3), 3)),
-        "uniform_block_17": s.uniform(17, 1.0, float16(1), s.zipped(symbols([8] * (1 << 17), 17))),
     }
     for label, part in largest.items():
         what = label.replace("_", ", ", 1).replace("_", " 2^")
         yield label, 52, what, one("a", entry(0, part))
+    codes = s.zipped(symbols([8] * (1 << 17), 17))
+    widest = {
+        "largest_block_17": s.largest(17, 17, 1.0, float16(1), unsigned([5], 18)),
+        "uniform_block_17": s.uniform(17, 1.0, float16(1), codes),
+    }
+    for label, part in widest.items():
+        draft = Draft([imagined("w", "float32", 70000)], {"one": Group([entry(0, part)])})
+        yield label, 52, "a block of 2^17 for 70000 values", draft.build()
     empty = s.coefficients(float32())
     yield "no_basis_empty", 53, "no coefficients of no basis", one("a", entry(0, empty))
     yield "parts_none_alone", 49, "no parts and no bytes", one("a", entry(0))

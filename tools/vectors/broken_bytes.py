@@ -107,8 +107,8 @@ def places() -> Iterator[Broken]:
     }
     for name, (what, hook) in checksums.items():
         yield name, 16, f"CRC-32 {what}", plain(index=hook).build()
-    crc = put("gram_crc", to=lambda n: n ^ 1)
-    yield "crc_gram", 16, "CRC-32 of the gram section", plain(root=crc).build()
+    other = put("gram_sha256", to=bytes(31) + b"\1")
+    yield "gram_digest", 16, "SHA-256 of the gram section", plain(root=other).build()
     yield (
         "group_digest",
         17,
@@ -243,7 +243,7 @@ def keys_and_types() -> Iterator[Broken]:
         "index_too_long": (23, "an index above 64 MiB", put("tasks", 0, 2, to=(1 << 26) + 1)),
         "sections_negative": (23, "a negative length", put("tasks", 0, 1, to=-8)),
         "sections_2_63": (23, "a length of 2^63", put("tasks", 0, 1, to=1 << 63)),
-        "gram_crc_wide": (23, "a checksum of 33 bits", put("gram_crc", to=1 << 32)),
+        "gram_digest_short": (22, "a digest of 31 bytes", put("gram_sha256", to=bytes(31))),
         "task_norm_nan": (24, "a norm that is not a number", put("tasks", 0, 4, to=math.nan)),
         "task_error_negative": (25, "a negative error", put("tasks", 0, 5, to=-0.5)),
     }

@@ -101,8 +101,9 @@ def roots() -> Iterator[Broken]:
     }
     for label, (rule, what, hook) in hooks.items():
         yield label, rule, what, plain(root=hook).build()
-    crc = Draft(subset("l"), {"one": Group()}, root=put("gram_crc", to=1)).build()
-    yield "gram_crc", 34, "a checksum of no inner products", crc
+    other = put("gram_sha256", to=bytes(31) + b"\1")
+    alone = Draft(subset("l"), {"one": Group()}, root=other).build()
+    yield "gram_of_nothing", 34, "a digest of no inner products", alone
 
 
 def lists() -> Iterator[Broken]:
@@ -198,6 +199,14 @@ def lists() -> Iterator[Broken]:
             _one("j", dtypes=[[0, "float16"]], replaced=[whole]),
         ),
         "rows_of_scalar": (40, "rows of a single value", _one("f", rows=[rows(0, 1, row[:1])])),
+        "rows_of_nothing": (
+            40,
+            "rows of no values, with strides of 2^40 and more",
+            Draft(
+                [imagined("w", "float32", 0, 0, 1 << 30)],
+                {"one": Group(rows=[rows(0, 1 << 10, row[:0])])},
+            ).build(),
+        ),
         "rows_none": (40, "no rows", _one("a", rows=[rows(0, 0, row[:0])])),
         "rows_of_missing": (40, "a missing one", _one("a", missing=[0], rows=[rows(0, 1, row)])),
         "rows_of_replaced": (
@@ -226,6 +235,7 @@ def lists() -> Iterator[Broken]:
         "shared_small": (43, "small ones in the shared index", _sharing(small=_small())),
         "shared_aliases": (43, "aliases in the shared index", _sharing(aliases=[[1, 0]])),
         "shared_missing": (43, "missing in the shared index", _sharing(missing=[0])),
+        "shared_513": (43, "513 vectors of a parameter", _sharing(entries=[_stage(0, 42)] * 513)),
         "shared_exact": (43, "exact differences in the shared index", _sharing(entries=[_exact()])),
         "no_members": (54, "small parameters of none", _one("j", small=small(symbols([], 3)))),
     }
@@ -326,6 +336,7 @@ def parts() -> Iterator[Broken]:
     factors = s.factors(1, float16(*range(6)), float16(*range(7)), float16(1))
     largest = s.largest(4, 2, 1.0, float16(1, 1, 1), unsigned(cycle(12, 8), 3))
     masked = s.mask(0, [1, 0, 1, 1, 0, 1])
+    wide = s.uniform(6, 1.0, float16(1), symbols(cycle(64, 3), 3))
     halves = s.stage(0.5, symbols(cycle(28, 3), 3))
     hooks: dict[str, tuple[int, str, s.Run, s.Run | None, tuple[Any, ...], Any]] = {
         "mask_kind": (48, "a mask of kind 2", halves, masked, (4, 0), 2),
@@ -340,6 +351,7 @@ def parts() -> Iterator[Broken]:
         "rank_7": (51, "rank 7 of 6 rows", factors, None, (5, 0, 1), 7),
         "block_3": (52, "blocks of 8", largest, None, (5, 0, 1), 3),
         "block_17": (52, "blocks of 2^17", largest, None, (5, 0, 1), 17),
+        "block_64": (52, "blocks of 64 for 28 values", wide, masked, (5, 0, 1), 6),
         "run_0": (52, "runs of 1", largest, None, (5, 0, 2), 0),
         "run_5": (52, "runs longer than blocks", largest, None, (5, 0, 2), 5),
         "code_bits": (46, "codes of 4 bits for runs of 4", largest, None, (5, 0, 5, 2), 4),

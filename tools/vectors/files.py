@@ -225,8 +225,8 @@ class Draft:
         out += padded(gram, self.gram_fill)
         root = {
             "base_model": self.base,
-            "gram_crc": zlib.crc32(gram) if gram else 0,
             "gram_length": len(gram),
+            "gram_sha256": hashlib.sha256(gram).digest() if gram else bytes(32),
             "metadata": self.metadata,
             "shared": shared,
             "tasks": records,

@@ -162,7 +162,6 @@ def _parts() -> dict[str, tuple[str, Draft]]:
         "largest": s.largest(5, 4, 0.3, float16(1, 0.5), unsigned(cycle(4, 32), 5)),
         "largest_one_run": s.largest(4, 4, 1.0, float16(1, 0.5, 2), unsigned([3, 31, 0], 5)),
         "largest_shortest_run": s.largest(4, 1, -2.0, float16(1, 0, 2), unsigned(cycle(24, 4), 2)),
-        "largest_block16": s.largest(16, 12, 3.0, float16(0.25), unsigned(cycle(16, 8192), 13)),
         "uniform_symbols": s.uniform(4, 0.3, float16(1, 0.5, 2), symbols(cycle(48, 3), 3)),
         "uniform_integers": s.uniform(
             6, 0.3, float16(1.25), integers([n - 300 for n in cycle(64, 600)], 2)
@@ -184,8 +183,16 @@ def _parts() -> dict[str, tuple[str, Draft]]:
         "values_float16": s.values(float16(*waves(42))),
         "values_float32": s.values(float32(*waves(42))),
     }
+    widest = s.largest(16, 12, 3.0, float16(0.25), unsigned(cycle(16, 8192), 13))
     return {
-        name: (f"one part, {name.replace('_', ', ')}", _part(part)) for name, part in out.items()
+        "largest_block16": (
+            "one part, largest, in a block of 2^16",
+            Draft([imagined("w", "float32", 40000)], {"one": Group([entry(0, widest)])}),
+        ),
+        **{
+            name: (f"one part, {name.replace('_', ', ')}", _part(part))
+            for name, part in out.items()
+        },
     }
 
 

@@ -6,14 +6,13 @@ than those are in memory; the bytes depend on names, values and metadata alone.
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from shutil import copyfile
 from typing import BinaryIO
 
 from torch import Tensor
 
+from tvcodec.checkpoint.companions import copy_companions, foreign
 from tvcodec.checkpoint.digests import byte_view
 from tvcodec.checkpoint.directory import INDEX_NAME, SINGLE_NAME
 from tvcodec.checkpoint.dtypes import dtype_name
@@ -29,15 +28,6 @@ from tvcodec.threads import computed
 
 DEFAULT_MAX_SHARD_SIZE = 5_000_000_000
 _HUGGING_FACE = {"format": "pt"}
-_MAX_COMPANION = 64 << 20
-_COMPANION_SUFFIXES = frozenset(
-    {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe", ".spm"}
-)
-# Records of the base model's own training, and maps of weights that are not copied.
-_NOT_COMPANIONS = re.compile(
-    r"\..*|.*\.index\.json|trainer_state\.json|.*_results\.json|adapter_.*"
-)
-_FOLDER = re.compile(r"[\w-][\w.-]*", re.ASCII)
 
 TensorOf = Callable[[str], Tensor]
 
@@ -86,7 +76,7 @@ def save_directory(
             "choose another output directory",
         )
     shards = _split(plan, max_shard_size)
-    with durable_directory(path, force) as directory:
+    with durable_directory(path, force, foreign) as directory:
         names = _shard_names(len(shards))
         for name, shard in zip(names, shards, strict=True):
             with naming(Path(path, name)), open(directory / name, "xb") as handle:
@@ -94,7 +84,7 @@ def save_directory(
         if len(shards) > 1:
             (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
         if copy_from is not None:
-            _copy_companions(Path(copy_from), directory)
+            copy_companions(Path(copy_from), directory)
 
 
 def _write(
@@ -143,42 +133,3 @@ def _index(names: list[str], shards: list[Plan]) -> str:
         },
     }
     return json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _copy_companions(source: Path, target: Path) -> None:
-    """Copy what a model needs beside its weights; symbolic links become files."""
-    for folder in ("", *_companion_folders(source)):
-        files = sorted(entry for entry in (source / folder).iterdir() if _is_companion(entry))
-        if files:
-            (target / folder).mkdir(exist_ok=True)
-        for file in files:
-            copyfile(file, target / folder / file.name)
-
-
-def _companion_folders(source: Path) -> list[str]:
-    """Folders that are part of the model: chat templates, and those that modules.json names."""
-    folders = {"additional_chat_templates"}
-    modules = source / "modules.json"
-    if modules.is_file() and modules.stat().st_size <= _MAX_COMPANION:
-        folders |= _module_folders(modules)
-    return sorted(name for name in folders if (source / name).is_dir())
-
-
-def _module_folders(modules: Path) -> set[str]:
-    try:
-        entries = json.loads(modules.read_bytes())
-        paths = [entry["path"] for entry in entries]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{modules}: expected a list of modules, got {type(error).__name__}",
-            "fetch the base model again, or give its weights alone",
-        ) from error
-    # The file is not ours to trust: plain names only, so that nothing outside is read or written.
-    return {path for path in paths if isinstance(path, str) and _FOLDER.fullmatch(path)}
-
-
-def _is_companion(entry: Path) -> bool:
-    if _NOT_COMPANIONS.fullmatch(entry.name) or not entry.is_file():
-        return False
-    wanted = entry.suffix in _COMPANION_SUFFIXES or entry.name.startswith(("LICENSE", "NOTICE"))
-    return wanted and entry.stat().st_size <= _MAX_COMPANION

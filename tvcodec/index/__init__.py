@@ -58,6 +58,7 @@ from tvcodec.index.streams import (
     Mask,
     Stream,
 )
+from tvcodec.index.task_rules import VECTORS_MAX
 
 __all__ = [
     "DTYPES",
@@ -70,6 +71,7 @@ __all__ = [
     "ROWS",
     "SYMBOLS",
     "UNSIGNED",
+    "VECTORS_MAX",
     "BaseParameter",
     "Coefficients",
     "Entry",
@@ -132,18 +134,27 @@ def unpack_root(data: bytes, where: str, offset: int | None = None) -> Root:
     return root
 
 
-def root_at(data: bytes, where: str, offset: int) -> bytes | None:
+def root_at(data: memoryview, where: str, offset: int) -> tuple[bytes | None, int]:
     """The bytes of the root index that `data`, from `offset` of a file, begins with; None where it
-    begins with something else, or one that does not fit that place."""
-    unpacker = msgpack.Unpacker(max_buffer_size=max(len(data), 1), strict_map_key=True)
-    try:
-        unpacker.feed(data)
-        unpacker.skip()
-        found = data[: unpacker.tell()]
-        unpack_root(found, where, offset)
-    except (FormatError, ValueError, msgpack.UnpackException):
-        return None
-    return found
+    begins with something else, or one that does not fit that place. And how many were looked at."""
+    looked_at, size = 0, 4096
+    while True:
+        window = data[:size]
+        looked_at += len(window)
+        unpacker = msgpack.Unpacker(max_buffer_size=max(len(data), 1), strict_map_key=True)
+        try:
+            unpacker.feed(window)
+            unpacker.skip()
+            found = bytes(window[: unpacker.tell()])
+            unpack_root(found, where, offset)
+        except msgpack.OutOfData:
+            if size >= len(data):
+                return None, looked_at
+            size *= 4
+        except (FormatError, ValueError, msgpack.UnpackException):
+            return None, looked_at
+        else:
+            return found, looked_at
 
 
 def unpack_task(

@@ -172,7 +172,7 @@ def mapping(value: object, keys: tuple[str, ...]) -> dict[str, object]:
         raise Malformed(f"expected a map, got {type(value).__name__}")
     if tuple(value) != keys:
         odd = [key for key in value if key not in keys] + [key for key in keys if key not in value]
-        problem = f"another set, or order, around {odd[0]!a}" if odd else "another order"
+        problem = f"another set, or order, around {odd[0]!a:.80}" if odd else "another order"
         raise Malformed(f"expected the keys {', '.join(keys)}, got {problem}")
     return value
 

@@ -170,7 +170,7 @@ def _factors(value: list[object], extent: Extent) -> Factors:
 
 def _rotated_largest(value: list[object], extent: Extent) -> RotatedLargest:
     _, raw_block_log2, raw_run_log2, gain, scales, raw_codes = array(value, 6)
-    block_log2 = integer(raw_block_log2, ".block_log2", 16, least=4)
+    block_log2 = _block_log2(raw_block_log2, extent)
     run_log2 = integer(raw_run_log2, ".run_log2", block_log2, least=1)
     blocks = _blocks(extent.count, block_log2)
     codes = read_stream(raw_codes, ".codes", (UNSIGNED,), blocks << block_log2 - run_log2)
@@ -187,7 +187,7 @@ def _rotated_largest(value: list[object], extent: Extent) -> RotatedLargest:
 
 def _rotated_uniform(value: list[object], extent: Extent) -> RotatedUniform:
     _, raw_block_log2, gain, scales, codes = array(value, 5)
-    block_log2 = integer(raw_block_log2, ".block_log2", 16, least=4)
+    block_log2 = _block_log2(raw_block_log2, extent)
     blocks = _blocks(extent.count, block_log2)
     return RotatedUniform(
         block_log2,
@@ -240,6 +240,11 @@ _READERS: dict[int, Callable[[list[object], Extent], Part]] = {
     GroupedStage.kind: _grouped_stage,
     Values.kind: _values,
 }
+
+
+def _block_log2(value: object, extent: Extent) -> int:
+    """That of a block no larger than it takes to hold all values."""
+    return integer(value, ".block_log2", min(16, max(4, (extent.count - 1).bit_length())), least=4)
 
 
 def _blocks(count: int, block_log2: int) -> int:

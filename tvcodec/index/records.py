@@ -87,8 +87,8 @@ class Root:
     inner products."""
 
     base_model: tuple[BaseParameter, ...]
-    gram_crc: int = 0
     gram_length: int = 0
+    gram_sha256: bytes = bytes(32)
     metadata: Mapping[str, str] = field(default_factory=dict)
     shared: Group | None = None
     tasks: tuple[TaskRecord, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tvcodec.container import INDEX_MAX, aligned
 from tvcodec.index.fields import (
     DIMENSION_MAX,
-    U32,
     Malformed,
     array,
     digest,
@@ -35,11 +34,13 @@ def read(value: object) -> Root:
     gram_length, triangle = keys["gram_length"], len(tasks) * (len(tasks) + 1) // 2 * 4
     if type(gram_length) is not int or gram_length not in (0, triangle):
         raise Malformed(f"expected 0 or {triangle}, got {gram_length!r:.40}", ".gram_length")
-    gram_crc = integer(keys["gram_crc"], ".gram_crc", U32 if gram_length else 0)
+    gram_sha256 = digest(keys["gram_sha256"], ".gram_sha256")
+    if not gram_length and any(gram_sha256):
+        raise Malformed("expected zeros where nothing is told of, got others", ".gram_sha256")
     return Root(
         base_model=base_model,
-        gram_crc=gram_crc,
         gram_length=gram_length,
+        gram_sha256=gram_sha256,
         metadata=metadata(keys["metadata"]),
         shared=None if shared is None else _shared(shared),
         tasks=tasks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from tvcodec.index.records import (
 from tvcodec.index.streams import ELEMENTS, SYMBOLS, Stream, read_mask, read_stream
 
 PARTS_MAX = 16
+VECTORS_MAX = 512  # that tasks share of one parameter
 
 
 @dataclass(slots=True)
@@ -114,6 +116,10 @@ def _check_shared(index: TaskIndex) -> None:
     for name in ("added", "aliases", "dtypes", "missing", "replaced", "rows", "small"):
         if getattr(index, name):
             raise Malformed("expected nothing in the shared index, got something", f".{name}")
+    for parameter, count in index.vectors().items():
+        if count > VECTORS_MAX:
+            message = f"expected at most {VECTORS_MAX} of parameter {parameter}, got {count}"
+            raise Malformed(message, ".entries")
 
 
 def _check_mentions(index: TaskIndex, context: Context) -> None:
@@ -235,10 +241,9 @@ def _rows(context: Context, value: object) -> Rows:
     if not dims:
         raise Malformed("expected a parameter with rows, got a single value", ".parameter")
     count = integer(raw_count, ".count", DIMENSION_MAX - dims[0], least=1)
-    columns = whole(dims).columns
-    if (dims[0] + count) * columns > COUNT_MAX:
+    if (dims[0] + count) * math.prod(dim or 1 for dim in dims[1:]) > COUNT_MAX:
         raise Malformed(f"expected at most {COUNT_MAX} values, got more", ".count")
-    values = _elements(raw_values, context.dtype(parameter), count * columns)
+    values = _elements(raw_values, context.dtype(parameter), count * whole(dims).columns)
     length, crc = _section(raw_length, raw_crc, values)
     return Rows(parameter, count, length, crc, values)
 

@@ -64,7 +64,7 @@ def resolved(request: Request, held: Mapping[str, Term]) -> Plan:
 
 def gram(terms: Sequence[Term]) -> list[list[float]]:
     """Inner products of whole task vectors as their file keeps them, factors left out. Raises
-    TvqError where they are of several files."""
+    TvqError where they are of several files, or the file does not keep them."""
     archives = {id(term.task.archive): term.task.archive for term in terms}
     if len(archives) > 1:
         paths = ", ".join(archive.path for archive in archives.values())
@@ -74,6 +74,11 @@ def gram(terms: Sequence[Term]) -> list[list[float]]:
         )
     (archive,) = archives.values()
     whole = archive.gram() or [[1.0]]
+    if len(whole) != len(archive.tasks):
+        raise TvqError(
+            f"{archive.path}: does not say how alike its tasks are",
+            hint="choose another method or weights, or encode the tasks again",
+        )
     at = [archive.tasks.index(term.task.name) for term in terms]
     return [[whole[i][j] for j in at] for i in at]
 

@@ -27,6 +27,7 @@ from tvcodec.quantize import Grouped, min_max
 STRATEGIES = ("union", "intersection", "majority")
 BASES = ("fp16", "coded")
 STAGES_MOST = 15
+MOST_RANK = 255  # two bases and their means are as many vectors of a parameter as a file may hold
 NOTHING = 1e-10  # of the largest energy: directions that are rounding
 
 
@@ -63,7 +64,7 @@ class SvdHybrid(Published):
 
     def __post_init__(self) -> None:
         in_range("energy_threshold", self.energy_threshold, 0, 1)
-        whole_in_range("max_rank", self.max_rank, 1, 2**18)
+        whole_in_range("max_rank", self.max_rank, 1, MOST_RANK)
         whole_in_range("low_bits", self.low_bits, 1, 8)
         whole_in_range("stages", self.stages, 0, STAGES_MOST)
         whole_in_range("group", self.group, 0, 2**40 - 1)
