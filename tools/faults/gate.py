@@ -60,9 +60,6 @@ GUARDS = {
         _BACKED + "the place of the root index"
     ),
     "index.root_rules:_group type: digest(value[2], '.index_sha256')": _BACKED + "is compared",
-    "index.task_rules:_rows if: if (dims[0] + count) * columns > COUNT_MAX:": (
-        "needs a file of 32 MiB, for the least of streams of so many values"
-    ),
     "index.fields:dimensions most: integer(dim, '', DIMENSION_MAX)": _BACKED + "the product",
     "index.parts:_rotated_largest most: integer(raw_run_log2, '.run_log2', block_log2": (
         _BACKED + "a negative shift is a ValueError"
