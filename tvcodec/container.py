@@ -148,7 +148,7 @@ class Container:
         return data
 
     def _damaged(self, what: str, problem: str) -> FormatError:
-        hint = "the file is damaged: fetch or write it again"
+        hint = "fetch or write it again; tvcodec salvage keeps the tasks that are intact"
         return FormatError(f"{self.path}: {what}: {problem}", hint=hint)
 
 

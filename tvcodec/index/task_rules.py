@@ -10,7 +10,6 @@ from functools import partial
 
 from tvcodec.index.fields import (
     COUNT_MAX,
-    DIMENSION_MAX,
     U32,
     Malformed,
     array,
@@ -240,9 +239,8 @@ def _rows(context: Context, value: object) -> Rows:
     dims = context.base_model[parameter].dims
     if not dims:
         raise Malformed("expected a parameter with rows, got a single value", ".parameter")
-    count = integer(raw_count, ".count", DIMENSION_MAX - dims[0], least=1)
-    if (dims[0] + count) * math.prod(dim or 1 for dim in dims[1:]) > COUNT_MAX:
-        raise Malformed(f"expected at most {COUNT_MAX} values, got more", ".count")
+    most = COUNT_MAX // math.prod(dim or 1 for dim in dims[1:]) - dims[0]
+    count = integer(raw_count, ".count", most, least=1)
     values = _elements(raw_values, context.dtype(parameter), count * whole(dims).columns)
     length, crc = _section(raw_length, raw_crc, values)
     return Rows(parameter, count, length, crc, values)
