@@ -148,7 +148,7 @@ class Container:
         return data
 
     def _damaged(self, what: str, problem: str) -> FormatError:
-        hint = "fetch or write it again; tvcodec salvage keeps the tasks that are intact"
+        hint = "the file is damaged: fetch it again, or keep its intact tasks with tvcodec salvage"
         return FormatError(f"{self.path}: {what}: {problem}", hint=hint)
 
 
