@@ -18,8 +18,8 @@ from tvcodec.cli.decode import decode
 from tvcodec.cli.encode import encode
 from tvcodec.cli.info import info
 from tvcodec.cli.merge import merge
+from tvcodec.cli.printing import printable
 from tvcodec.cli.remove import remove
-from tvcodec.cli.report import printable
 from tvcodec.cli.salvage import salvage
 from tvcodec.cli.verify import verify
 from tvcodec.errors import TvqError

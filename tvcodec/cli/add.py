@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 from tvcodec.cli.encode import chosen_recipe, encode, phases, print_summary
 from tvcodec.cli.progress import progress
 
@@ -52,7 +52,7 @@ def add(
     paths = options.by_task(fine_tunes)
     recipe, goal, said = chosen_recipe(settings)
     if said.places:
-        report.note(f"note: {', '.join(said.places)}: for tvcodec encode, not used here")
+        printing.note(f"note: {', '.join(said.places)}: for tvcodec encode, not used here")
     from tvcodec import adding
     from tvcodec.checkpoint import open_checkpoint
 

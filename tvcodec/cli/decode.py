@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 from tvcodec.cli.progress import progress
 
 
@@ -60,4 +60,4 @@ def decode(
         values = sum(item.count for item in opened.archive.root.base_model if item.name in model)
         with progress(("decoding", values)) as advance:
             model.save(output, max_shard_size=max_shard_size, force=force, progress=advance)
-    report.note(f"wrote {output}: {report.counted(len(model), 'parameter')}")
+    printing.note(f"wrote {output}: {printing.counted(len(model), 'parameter')}")

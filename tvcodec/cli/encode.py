@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvcodec.cli import options, recipe_settings, report
+from tvcodec.cli import options, printing, recipe_settings
 from tvcodec.cli.progress import progress
 from tvcodec.cli.recipe_settings import AUTO, QUALITIES, RecipeFile
 
@@ -153,7 +153,7 @@ def chosen_recipe(
     recipe, exact = own.pop("recipe", None), own.pop("exact", False)
     said = recipe_settings.read(own.pop("config", None), own.pop("overrides", ()))
     if said.ignored:
-        report.note(f"note: {', '.join(said.ignored)}: for tvcodec merge, not used here")
+        printing.note(f"note: {', '.join(said.ignored)}: for tvcodec merge, not used here")
     if exact:
         others = [f"--{key.replace('_', '-')}" for key in recipe_settings.RATES if key in own]
         others += [f"--recipe {recipe}"] if recipe else []
@@ -190,21 +190,21 @@ def _masks(directory: str | None, tasks: dict[str, str]) -> dict[str, str] | Non
 def print_summary(summary: Summary, as_json: bool, noun: str = "task") -> None:
     """A line for each task on stdout, what else there is to say on stderr; or all of it as JSON."""
     if as_json:
-        report.print_json(dataclasses.asdict(summary))
+        printing.print_json(dataclasses.asdict(summary))
         return
     rows = [
         (
             task.name,
-            report.bits(task.bits_per_parameter),
+            printing.bits(task.bits_per_parameter),
             f"{task.times_smaller:,.1f}",
-            report.percent(task.error),
-            report.amount(task.bytes),
+            printing.percent(task.error),
+            printing.amount(task.bytes),
         )
         for task in summary.tasks
     ]
     headers = ("task", "bits per parameter", "times smaller", "error", "size")
-    click.echo(report.table(headers, rows))
+    click.echo(printing.table(headers, rows))
     for task in summary.tasks:
         for line in task.notes:
-            report.note(f"note: task {task.name!r}: {line}")
-    report.note(report.wrote(summary.path, summary.bytes, len(rows), noun))
+            printing.note(f"note: task {task.name!r}: {line}")
+    printing.note(printing.wrote(summary.path, summary.bytes, len(rows), noun))

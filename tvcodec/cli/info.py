@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tvcodec.archive import Archive
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 from tvcodec.cli.diagnostics import diagnostics as diagnosed
 from tvcodec.cli.parameters import parameter_rows, parameters_text
 
@@ -65,12 +65,12 @@ def info(
     archive = Archive(bank, expected_root=expect_root)
     chosen = (task,) if task is not None else archive.tasks
     if diagnostics:
-        report.print_json(diagnosed(archive))
+        printing.print_json(diagnosed(archive))
     elif as_json:
         value = _describe(archive, kinds)
         if parameters:
             value["parameters"] = [row for name in chosen for row in parameter_rows(archive, name)]
-        report.print_json(value)
+        printing.print_json(value)
     elif parameters:
         for name in chosen:
             click.echo(parameters_text(archive, name))
@@ -116,9 +116,9 @@ def _describe(archive: Archive, kinds: bool) -> dict[str, Any]:
 
 def _text(value: dict[str, Any]) -> str:
     base = value["base_model"]
-    size, tasks = report.amount(value["bytes"]), report.counted(len(value["tasks"]), "task")
+    size, tasks = printing.amount(value["bytes"]), printing.counted(len(value["tasks"]), "task")
     blocks = [
-        f"{report.printable(value['path'])}: {tasks}, {size}\n"
+        f"{printing.printable(value['path'])}: {tasks}, {size}\n"
         f"base model  {base['parameters']:,} parameters, {base['values']:,} values\n"
         f"  sha256    {base['sha256']}\n"
         f"root        {value['root']}",
@@ -135,14 +135,14 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
     rows = [
         (
             task["task"],
-            report.bits(task["bits_per_parameter"]),
-            report.amount(task["bytes"]),
-            report.percent(task["error"]),
+            printing.bits(task["bits_per_parameter"]),
+            printing.amount(task["bytes"]),
+            printing.percent(task["error"]),
             textwrap.shorten(_recipe(task["recipe"]), max(room, 12), placeholder=" ..."),
         )
         for task in tasks
     ]
-    return report.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
+    return printing.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
 
 
 def _whole_recipe(tasks: list[dict[str, Any]]) -> Iterator[str]:
@@ -173,11 +173,11 @@ def _short(value: object) -> str:
 def _kinds(value: dict[str, Any]) -> str:
     kinds, total = value["bytes_by_kind"], value["bytes"]
     rows = [
-        (kind, report.amount(size), report.percent(size / total))
+        (kind, printing.amount(size), printing.percent(size / total))
         for kind, size in sorted(kinds.items(), key=lambda item: -item[1])
         if size
     ]
-    text = report.table(("kind", "size", "share"), rows)
+    text = printing.table(("kind", "size", "share"), rows)
     if "sections" in kinds:
         text += "\n(sections of many tasks, taken together; --kinds tells them apart)"
     return text
@@ -194,11 +194,11 @@ def _similarity(tasks: list[str], value: dict[str, Any]) -> Iterator[str]:
             (f"{n + 1} {task}", *(f"{cosine:.2f}" for cosine in cosines[n]))
             for n, task in enumerate(tasks)
         ]
-        table = report.table(headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows])
+        table = printing.table(headers, [(*row, *[""] * (len(headers) - len(row))) for row in rows])
         yield table + estimated
         return
     rows = [(f"{cosine:.2f}", tasks[n], tasks[m]) for cosine, n, m in _closest(cosines)]
-    table = report.table(("similarity", "task", "task"), rows, left=(1, 2))
+    table = printing.table(("similarity", "task", "task"), rows, left=(1, 2))
     yield f"{table}\n(the {len(rows)} most similar pairs; --json has all){estimated}"
 
 

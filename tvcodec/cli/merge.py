@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
 from tvcodec.merge import methods, weights
@@ -185,13 +185,13 @@ def _report(output: str, metadata: dict[str, str], as_json: bool) -> None:
     method = told.pop("merge")
     used: dict[str, Any] = {name: json.loads(text) for name, text in told.items()}
     if as_json:
-        report.print_json({"path": output, "method": method, **used})
+        printing.print_json({"path": output, "method": method, **used})
         return
     if "weights" in used:
         rows = [(task, f"{weight:.6g}") for task, weight in used["weights"].items()]
-        click.echo(report.table(("task", "weight"), rows), err=True)
-    tasks = report.counted(len(used["tasks"]), "task")
-    report.note(f"wrote {output}: {method} of {tasks}, scaling {_scaling(used['scaling'])}")
+        click.echo(printing.table(("task", "weight"), rows), err=True)
+    tasks = printing.counted(len(used["tasks"]), "task")
+    printing.note(f"wrote {output}: {method} of {tasks}, scaling {_scaling(used['scaling'])}")
 
 
 def _scaling(scaling: float | dict[str, float]) -> str:

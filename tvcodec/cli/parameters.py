@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tvcodec.archive import Archive
-from tvcodec.cli import report
+from tvcodec.cli import printing
 from tvcodec.index import Entry, Kept, Small, SmallMember, TaskIndex
 
 
@@ -29,15 +29,15 @@ def parameters_text(archive: Archive, task: str) -> str:
         names.add(row["parameter"])
         numbers = [f"{row[key]:.3f}" if row[key] is not None else "" for key in ("bits", "gain")]
         error, noise = (
-            report.percent(row[key]) if row[key] is not None else "" for key in ("error", "noise")
+            printing.percent(row[key]) if row[key] is not None else "" for key in ("error", "noise")
         )
         rows.append((numbers[0], error, numbers[1], noise, row["parts"], row["parameter"]))
     unchanged = len(set(archive.numbers) - names)
     headers = ("bits", "error", "gain", "noise", "parts", "parameter")
     record = archive.record(task)
-    head = f"{task}: {report.amount(record.group.length)}, error {report.percent(record.error)}"
-    table = report.table(headers, rows, left=(4, 5))
-    return f"{head}\n{table}\nunchanged: {report.counted(unchanged, 'parameter')}\n"
+    head = f"{task}: {printing.amount(record.group.length)}, error {printing.percent(record.error)}"
+    table = printing.table(headers, rows, left=(4, 5))
+    return f"{head}\n{table}\nunchanged: {printing.counted(unchanged, 'parameter')}\n"
 
 
 def _row(

@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from tvcodec import editing
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 
 
 @click.command(short_help="Remove tasks from a .tvq file.")
@@ -36,6 +36,6 @@ def remove(
     """
     written = editing.remove(bank, tasks, output=output, force=force, expected_root=expect_root)
     if as_json:
-        report.print_json(dataclasses.asdict(written))
+        printing.print_json(dataclasses.asdict(written))
     else:
-        report.note(report.wrote(written.path, written.bytes, len(written.tasks)))
+        printing.note(printing.wrote(written.path, written.bytes, len(written.tasks)))

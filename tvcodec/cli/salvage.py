@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from tvcodec import salvaging
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 
 SOME_LOST = 3
 
@@ -31,13 +31,13 @@ def salvage(damaged: str, output: str, force: bool, as_json: bool) -> None:
     """
     saved = salvaging.salvage(damaged, output, force=force)
     for line in saved.notes:
-        report.note(f"note: {line}")
+        printing.note(f"note: {line}")
     for task, reason in saved.lost.items():
-        report.note(f"lost: {task}: {reason}")
+        printing.note(f"lost: {task}: {reason}")
     if as_json:
-        report.print_json(dataclasses.asdict(saved))
+        printing.print_json(dataclasses.asdict(saved))
     else:
         written = saved.written
-        report.note(report.wrote(written.path, written.bytes, len(written.tasks)))
+        printing.note(printing.wrote(written.path, written.bytes, len(written.tasks)))
     if saved.lost:
         click.get_current_context().exit(SOME_LOST)

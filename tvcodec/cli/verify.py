@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.archive import Archive
-from tvcodec.cli import options, report
+from tvcodec.cli import options, printing
 from tvcodec.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def verify(
     archive.close()
     results = _remeasure(bank, archive, base_model, paths) if base_model is not None else []
     if as_json:
-        report.print_json(
+        printing.print_json(
             {
                 "path": bank,
                 "root": archive.container.root_digest.hex(),
@@ -71,8 +71,8 @@ def verify(
             }
         )
     else:
-        tasks, size = report.counted(len(archive.tasks), "task"), archive.container.size
-        where = f"{report.printable(bank)}: {tasks}, {report.amount(size)}"
+        tasks, size = printing.counted(len(archive.tasks), "task"), archive.container.size
+        where = f"{printing.printable(bank)}: {tasks}, {printing.amount(size)}"
         click.echo(f"{where}: all checksums hold")
         click.echo(f"root     {archive.container.root_digest.hex()}\ncontent  {content}")
         if results:
@@ -99,22 +99,22 @@ def _table(results: list[Remeasured]) -> str:
     rows = [
         (
             result.task,
-            report.percent(result.recorded),
-            report.percent(result.measured),
+            printing.percent(result.recorded),
+            printing.percent(result.measured),
             f"{len(result.differences)} differ" if result.differences else "as stated",
         )
         for result in results
     ]
-    return report.table(("task", "error stated", "error measured", "parameters"), rows, (0, 3))
+    return printing.table(("task", "error stated", "error measured", "parameters"), rows, (0, 3))
 
 
 def _fail_on_differences(results: list[Remeasured]) -> None:
     failed = [result for result in results if result.differences]
     for result in failed:
         for line in result.differences[:SHOWN]:
-            click.echo(f"Error: task {result.task!r}: {report.printable(line)}", err=True)
+            click.echo(f"Error: task {result.task!r}: {printing.printable(line)}", err=True)
         if len(result.differences) > SHOWN:
-            report.note(f"... and {len(result.differences) - SHOWN} more")
+            printing.note(f"... and {len(result.differences) - SHOWN} more")
     if failed:
-        report.note("hint: are these the checkpoints that the file was encoded from?")
+        printing.note("hint: are these the checkpoints that the file was encoded from?")
         click.get_current_context().exit(1)
