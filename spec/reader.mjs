@@ -267,10 +267,10 @@ const keyed = (value, keys) => {
 function readRoot(data, at) {
   const key = keyed(unpack(data), "base_model gram_length gram_sha256 metadata shared tasks");
   const base = listed(key("base_model")).map((value) => {
-    const [name, dtype, dims, sha] = fields(value, 4);
+    const [name, dtype, dims, sha, crc] = fields(value, 5);
     printable(name, 26);
     const parameter = { name, dtype: dtypeName(dtype), dims: dimensions(dims) };
-    digest(sha);
+    digest(sha), integer(crc, U32);
     return { ...parameter, count: Number(product(parameter.dims)) };
   });
   increasing(base.map((parameter) => parameter.name), 31);

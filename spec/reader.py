@@ -202,6 +202,7 @@ class File:
         tensor = base[parameter.name]
         same = (tensor.dtype, tensor.dims) == (parameter.dtype, parameter.dims)
         require(62, same and fingerprint(parameter.name, tensor) == parameter.sha256, "base model")
+        require(62, zlib.crc32(tensor.values.tobytes()) == parameter.crc32, "base model's checksum")
         return tensor
 
     def fine_tune(self, task: str, base: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -411,7 +412,7 @@ def increasing(values: list[Any], rule: int, strictly: bool = True) -> None:
 # Section 6 indexes: root.
 
 
-Parameter = namedtuple("Parameter", "name dtype dims sha256")
+Parameter = namedtuple("Parameter", "name dtype dims sha256 crc32")
 Group = namedtuple("Group", "sections_length index_length index_sha256 total")
 Task = namedtuple("Task", "name group norm error")
 Root = namedtuple("Root", "base_model gram_length gram_sha256 metadata shared tasks")
@@ -437,8 +438,9 @@ def read_root(data: bytes, at: int) -> Root:
 
 
 def read_parameter(value: Any) -> Parameter:
-    name, dtype, dims, sha256 = fields(value, 4)
-    return Parameter(printable(name, 26), dtype_name(dtype), dimensions(dims), digest(sha256))
+    name, dtype, dims, sha256, crc = fields(value, 5)
+    content = digest(sha256), integer(crc, U32)
+    return Parameter(printable(name, 26), dtype_name(dtype), dimensions(dims), *content)
 
 
 def read_task(value: Any) -> Task:

@@ -259,7 +259,7 @@ def test_a_claim_beyond_the_frames_takes_no_memory(tmp_path: Path) -> None:
         entry = Entry(0, 1.0, 0.0, 1.0, None, (stage,), length, crc)
         index = TaskIndex(digest=writer.end_group(), entries=(entry,))
         group = (writer.offset - 64, *writer.put_index(pack_task(index)))
-        base = (BaseParameter("p", "float32", (15_000_000_000,), bytes(32)),)
+        base = (BaseParameter("p", "float32", (15_000_000_000,), bytes(32), 0),)
         writer.close(pack_root(Root(base_model=base, tasks=(TaskRecord("t", *group, 1.0, 0.0),))))
     tracemalloc.start()
     try:

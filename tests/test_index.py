@@ -16,7 +16,7 @@ from tvcodec.errors import FormatError
 from tvcodec.index import Stream
 
 BASE_MODEL = tuple(
-    index.BaseParameter(name, dtype, dims, bytes([number]) * 32)
+    index.BaseParameter(name, dtype, dims, bytes([number]) * 32, number)
     for number, (name, dtype, dims) in enumerate(
         [
             ("a.bias", "float32", (16,)),
@@ -142,7 +142,7 @@ def test_an_index_is_the_documented_msgpack():
     root = raw(ROOT, index.pack_root)
     assert root["shared"] == [1080, 101, b"x" * 32]
     assert root["tasks"][1] == ["dtd", 0, 90, b"z" * 32, 0.0, 0.0]
-    assert root["base_model"][0] == ["a.bias", "float32", [16], bytes(32)]
+    assert root["base_model"][0] == ["a.bias", "float32", [16], bytes(32), 0]
 
 
 def test_offsets_follow_from_lengths():
@@ -466,7 +466,7 @@ def test_reading_an_index_takes_time_in_proportion():
 
 def seconds_to_read(count):
     parameters = tuple(
-        index.BaseParameter(f"layer.{number:04}", "float32", (768, 768), bytes(32))
+        index.BaseParameter(f"layer.{number:04}", "float32", (768, 768), bytes(32), 0)
         for number in range(count)
     )
     factors = index.Factors(9, Stream(2, 900, 15), Stream(2, 900, 15), Stream(0, 18))

@@ -58,7 +58,7 @@ class Archive:
         self._starts.update(self.root.starts())
         self._records = {task.name: task for task in self.root.tasks}
         self._indexes: dict[str | None, TaskIndex] = {}
-        self._pinned = expected_root is not None
+        self.pinned = expected_root is not None
         self._verified: set[str | None] = set()
 
     @property
@@ -124,7 +124,7 @@ class Archive:
 
     def read(self, task: str | None, section: Section, offset: int) -> bytes:
         """The bytes of a section of a task."""
-        if self._pinned and task not in self._verified:
+        if self.pinned and task not in self._verified:
             self._verify_digest(task)
         what = f"{called(task)}, {self.describe(section)}"
         return self.container.read(offset, section.length, section.crc, what)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tvcodec.checkpoint import Checkpoint, content_digest, fingerprint, first_nonfinite
+from tvcodec.checkpoint import Checkpoint, checksum, content_digest, fingerprint, first_nonfinite
 from tvcodec.dense import converted, squared_norm, task_vector
 from tvcodec.errors import CheckpointError
 from tvcodec.index import BaseParameter
@@ -104,16 +104,15 @@ def _identify(
     base: Checkpoint, progress: Progress
 ) -> tuple[tuple[BaseParameter, ...], dict[int, int]]:
     """The base model's parameters, and for each that repeats an earlier one bit for bit, which."""
-    parameters, twins, first = [], {}, dict[bytes, int]()
+    parameters, twins, first = [], {}, dict[tuple[str, tuple[int, ...], int], int]()
     for number, name in enumerate(base.names):
         tensor = base.tensor(name)
-        dtype, shape = base.dtype(name), base.shape(name)
-        parameters.append(
-            BaseParameter(name, dtype, shape, fingerprint(name, dtype, shape, tensor))
-        )
+        dtype, shape, crc = base.dtype(name), base.shape(name), checksum(tensor)
+        digest = fingerprint(name, dtype, shape, tensor)
+        parameters.append(BaseParameter(name, dtype, shape, digest, crc))
         if tensor.numel() > 1:
-            of = first.setdefault(content_digest(tensor), number)
-            if of != number:
+            of = first.setdefault((dtype, shape, crc), number)
+            if of != number and _same_bits(tensor, base.tensor(base.names[of])):
                 twins[number] = of
         progress(tensor.numel())
     return tuple(parameters), twins

@@ -75,6 +75,7 @@ def types() -> Iterator[Broken]:
         "task_number": (22, "a task's name that is a number", ("tasks", 0, 0), 7),
         "dtype_array": (22, "a dtype that is an array", ("base_model", 0, 1), []),
         "base_digest_short": (22, "31 bytes for a SHA-256", ("base_model", 0, 3), bytes(31)),
+        "base_crc_wide": (23, "33 bits for a CRC-32", ("base_model", 0, 4), 1 << 32),
         "base_digest_text": (22, "32 letters for a SHA-256", ("base_model", 0, 3), "x" * 32),
     }
     for label, (rule, what, path, value) in roots.items():

@@ -39,6 +39,10 @@ class Parameter:
         head = b"tvq-base-v1\0" + f"{name}\0{self.dtype}\0{dims}\0".encode()
         return hashlib.sha256(head + self.data).digest()
 
+    def record(self, name: str) -> list[Any]:
+        """What a root index says of it, behind its name."""
+        return [self.dtype, list(self.dims), self.sha256(name), zlib.crc32(self.data)]
+
 
 def bits_of(values: np.ndarray, dtype: str) -> np.ndarray:
     """Floats as the bits of `dtype`; bfloat16 by cutting float32 off."""
@@ -95,15 +99,12 @@ def base_safetensors() -> bytes:
 
 def subset(names: str) -> list[list[Any]]:
     """Records of parameters of BASE."""
-    return [
-        [name, BASE[name].dtype, list(BASE[name].dims), BASE[name].sha256(name)]
-        for name in names.split()
-    ]
+    return [[name, *BASE[name].record(name)] for name in names.split()]
 
 
 def imagined(name: str, dtype: str, *dims: int) -> list[Any]:
     """The record of a parameter that nobody has."""
-    return [name, dtype, list(dims), hashlib.sha256(name.encode()).digest()]
+    return [name, dtype, list(dims), hashlib.sha256(name.encode()).digest(), 0]
 
 
 def entry(number: int, *parts: Run, mask: Run | None = None) -> Run:

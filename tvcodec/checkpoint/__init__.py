@@ -8,7 +8,7 @@ The rest of the program sees names, dtype names, shapes and one tensor at a time
 or which shard a tensor came from stays in here.
 """
 
-from tvcodec.checkpoint.digests import content_digest, fingerprint, first_nonfinite
+from tvcodec.checkpoint.digests import checksum, content_digest, fingerprint, first_nonfinite
 from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
 from tvcodec.checkpoint.inputs import refuse_inputs
 from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
@@ -26,6 +26,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointSource",
     "Plan",
+    "checksum",
     "content_digest",
     "dtype_name",
     "file_order",

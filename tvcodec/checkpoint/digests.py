@@ -1,6 +1,7 @@
 """What a tensor is, apart from where it is stored: digests of values, and the first bad value."""
 
 import hashlib
+import zlib
 from math import prod
 
 import torch
@@ -21,6 +22,11 @@ def fingerprint(name: str, dtype: str, shape: tuple[int, ...], tensor: Tensor) -
     dimensions = "x".join(map(str, shape))
     head = b"\0".join((name.encode(), dtype.encode(), dimensions.encode(), b""))
     return _digest(_FINGERPRINT_DOMAIN + head, tensor)
+
+
+def checksum(tensor: Tensor) -> int:
+    """CRC-32 of the elements in row-major order, little-endian."""
+    return zlib.crc32(byte_view(tensor))
 
 
 def content_digest(tensor: Tensor) -> bytes:

@@ -33,12 +33,13 @@ DTYPES = {  # name -> bytes of a value
 
 @dataclass(frozen=True, slots=True)
 class BaseParameter:
-    """One parameter of the base model; `sha256` identifies its content."""
+    """One parameter of the base model: `sha256` identifies its content, `crc32` checks it quickly."""
 
     name: str
     dtype: str
     dims: tuple[int, ...]
     sha256: bytes
+    crc32: int
 
     @property
     def count(self) -> int:

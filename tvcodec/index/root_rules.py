@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvcodec.container import INDEX_MAX, aligned
 from tvcodec.index.fields import (
     DIMENSION_MAX,
+    U32,
     Malformed,
     array,
     digest,
@@ -48,12 +49,13 @@ def read(value: object) -> Root:
 
 
 def _base_parameter(value: object) -> BaseParameter:
-    name, dtype, dims, sha256 = array(value, 4)
+    name, dtype, dims, sha256, crc32 = array(value, 5)
     return BaseParameter(
         parameter_name(name),
         one_of(DTYPES, dtype, ".dtype"),
         dimensions(dims),
         digest(sha256, ".sha256"),
+        integer(crc32, ".crc32", U32),
     )
 
 
