@@ -48,9 +48,10 @@ IMPORTS = {
     "entropy": "errors",
     "content": "archive entropy errors index",
     # where maths meets bytes: one parameter
-    "codec": "basis dense entropy errors index lowrank quantize rotated",
-    "parts": "basis codec dense index rotated",
-    "auto": "codec dense entropy index lowrank quantize rotated",
+    "summands": "basis dense index lowrank quantize rotated",
+    "codec": "basis dense entropy errors index lowrank quantize rotated summands",
+    "parts": "basis dense index rotated summands",
+    "auto": "codec dense entropy index lowrank quantize rotated summands",
     "recipes": "auto",
     "rate": "errors",
     "parameter": "auto codec dense index quantize recipes",
@@ -59,8 +60,8 @@ IMPORTS = {
     "model": "checkpoint errors memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
-    "family": "basis codec dense entropy index masks parameter",
-    "published": "auto codec dense errors family lowrank merge quantize",
+    "family": "basis codec dense entropy index masks parameter summands",
+    "published": "auto dense errors family lowrank merge quantize summands",
     # the two walks, which never meet
     "survey": "checkpoint dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
@@ -68,14 +69,15 @@ IMPORTS = {
     "joint": "dense family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
     " similarity spool survey threads",
-    "base_model": "archive checkpoint errors",
+    "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
+    "live_module": "base_model errors fine_tune threads",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
-    "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
-    " task_vector",
+    "decoder": "archive base_model checkpoint errors fine_tune live_module merging model"
+    " stored_task task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors locking published rate recipes similarity sketch survey",

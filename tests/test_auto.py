@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, lowrank, quantize, rotated
+from tvcodec import codec, lowrank, quantize, rotated, summands
 from tvcodec.auto import NOISE_CAP, NOTHING, Choice, Target, choose
 from tvcodec.index import Extent
 
@@ -82,7 +82,7 @@ def test_low_rank_in_noise_is_factors_and_what_remains() -> None:
     assert factors is not None
     assert len(factors.scales) == 3
     rest = quantize.stage(factors.add_to(matrix.clone(), -1.0), 1.0, 0.42)
-    parts: list[codec.Content] = [*factors.split(), rest]
+    parts: list[summands.Content] = [*factors.split(), rest]
     by_hand = 8 * sum(len(codec.store(part)[1]) for part in parts)
     assert families(dense) == {"Factors", "Stage"}
     assert dense.bits < 1.05 * by_hand
@@ -196,7 +196,7 @@ def test_any_matrix_costs_at_most_half_precision(
         return
     extent = Extent(*shape, matrix.numel())
     loaded = [codec.load(record, codec.Section(data), extent) for record, data in choice.stored]
-    assert torch.equal(codec.expand(loaded, extent, 5), choice.values)
+    assert torch.equal(summands.expand(loaded, extent, 5), choice.values)
     gain, error = fidelity(choice, matrix)
     if metric == "mse":
         nothing = 6 / math.log(2) / target.step**2 * norm**2

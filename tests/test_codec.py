@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, dense, index, lowrank, quantize, rotated
+from tvcodec import codec, dense, index, lowrank, quantize, rotated, summands
 from tvcodec.errors import FormatError
 
 ROWS, COLUMNS = 24, 20
@@ -29,7 +29,7 @@ def codes(largest: int, *shape: int) -> Tensor:
     return made.to(torch.int8 if largest < 128 else torch.int32)
 
 
-PARTS: dict[str, Callable[[], codec.Content]] = {
+PARTS: dict[str, Callable[[], summands.Content]] = {
     "factors": lambda: lowrank.Factors(codes(90, ROWS, 3), codes(2, COLUMNS, 3), normal(1, 3)),
     "factors of large codes": lambda: lowrank.Factors(
         codes(9000, ROWS, 3), codes(70000, COLUMNS, 3), normal(1, 3)
@@ -54,10 +54,10 @@ def test_parts_come_back(name: str) -> None:
     assert sum(stream.length for stream in record.streams()) == len(data)
     loaded = codec.load(record, codec.Section(data), EXTENT)
     assert type(loaded) is type(part)
-    values = codec.expand((part,), EXTENT, 3)
+    values = summands.expand((part,), EXTENT, 3)
     assert values.shape == (ROWS, COLUMNS)
     assert float(values.norm()) > 0
-    assert torch.equal(codec.expand((loaded,), EXTENT, 3), values)
+    assert torch.equal(summands.expand((loaded,), EXTENT, 3), values)
     again, same = codec.store(loaded)
     assert (again, same) == (record, data)
 
@@ -74,26 +74,26 @@ def test_cut_sections_are_refused(name: str) -> None:
 @pytest.mark.parametrize("factor", [0.05, -2.0, 1.0])
 def test_scaled_parts_are_multiples(name: str, factor: float) -> None:
     part = PARTS[name]()
-    values = codec.expand((part,), EXTENT, 3)
-    scaled = codec.expand((codec.scaled(part, factor),), EXTENT, 3)
+    values = summands.expand((part,), EXTENT, 3)
+    scaled = summands.expand((summands.scaled(part, factor),), EXTENT, 3)
     tolerance = 1e-6 * abs(factor) * float(values.abs().max())
     torch.testing.assert_close(scaled, factor * values, rtol=1e-5, atol=tolerance)
 
 
 def test_parts_add_up() -> None:
     parts = [make() for make in PARTS.values()]
-    apart = sum((codec.expand((part,), EXTENT, 3) for part in parts), torch.zeros(ROWS, COLUMNS))
-    together = codec.expand(parts, EXTENT, 3)
+    apart = sum((summands.expand((part,), EXTENT, 3) for part in parts), torch.zeros(ROWS, COLUMNS))
+    together = summands.expand(parts, EXTENT, 3)
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-6 * float(apart.abs().max()))
-    assert not codec.expand((), EXTENT, 3).any()
+    assert not summands.expand((), EXTENT, 3).any()
 
 
 def test_exact_differences_have_no_multiple_and_no_sum() -> None:
     exact = dense.Exact(torch.zeros(ROWS * COLUMNS, dtype=torch.int32))
     with pytest.raises(TypeError):
-        codec.scaled(exact, 2.0)
+        summands.scaled(exact, 2.0)
     with pytest.raises(TypeError):
-        codec.expand((exact,), EXTENT, 3)
+        summands.expand((exact,), EXTENT, 3)
 
 
 @given(

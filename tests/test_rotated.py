@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, index
+from tvcodec import codec, index, summands
 from tvcodec.rotated import (
     Largest,
     Uniform,
@@ -165,9 +165,9 @@ def test_tasks_share_a_frame() -> None:
     apart = unrotate(a.coefficients(), 9, 5000) + unrotate(b.coefficients(), 9, 5000)
     together = unrotate(a.coefficients() + b.coefficients(), 9, 5000)
     torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
-    expanded = codec.expand((a, b), index.Extent(50, 100, 5000), 9)
+    expanded = summands.expand((a, b), index.Extent(50, 100, 5000), 9)
     torch.testing.assert_close(expanded.view(-1), together, rtol=0, atol=1e-4)
-    other_frame = codec.expand((a, b), index.Extent(50, 100, 5000), 10)
+    other_frame = summands.expand((a, b), index.Extent(50, 100, 5000), 10)
     assert relative_error(other_frame.view(-1), together) > 1.0
 
 
@@ -204,7 +204,7 @@ def test_a_stored_largest_part_is_decoded_by_hand(count: int, log2: int, run: in
     part, coefficients = stored_largest(values, log2, run)
     np.testing.assert_allclose(part.coefficients().numpy(), coefficients, rtol=1e-5)
     by_hand = unrotated_by_hand(coefficients, 7, count)
-    expanded = codec.expand((part,), index.Extent(1, count, count), 7)
+    expanded = summands.expand((part,), index.Extent(1, count, count), 7)
     np.testing.assert_allclose(expanded.view(-1).numpy(), by_hand, atol=1e-4)
     energy = float(values.double().square().sum())
     assert by_hand @ values.double().numpy() == pytest.approx(energy, rel=1e-3)
@@ -221,7 +221,7 @@ def test_a_stored_uniform_part_is_decoded_by_hand(step: float) -> None:
     coefficients = record.gain * scales[:, None] * codes
     by_hand = unrotated_by_hand(coefficients, 7, 700)
     np.testing.assert_allclose(
-        codec.expand((part,), index.Extent(7, 100, 700), 7).view(-1).numpy(), by_hand, atol=1e-4
+        summands.expand((part,), index.Extent(7, 100, 700), 7).view(-1).numpy(), by_hand, atol=1e-4
     )
     assert by_hand @ values.double().numpy() == pytest.approx(
         float(values.double().square().sum()), rel=1e-3

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tvcodec import codec, dense, entropy, lowrank, quantize, rotated
+from tvcodec import codec, dense, entropy, lowrank, quantize, rotated, summands
 from tvcodec.dense import squared_norm
 from tvcodec.index import Extent
 
@@ -56,7 +56,7 @@ class Target:
 class Choice(NamedTuple):
     """Parts, as meant and as stored, and the matrix [m, n] float32 that they add up to."""
 
-    contents: tuple[codec.Content, ...]
+    contents: tuple[summands.Content, ...]
     stored: tuple[codec.Stored, ...]
     values: Tensor | None
 
@@ -69,7 +69,7 @@ class _Candidate(NamedTuple):
     """Parts with what they do, in units of the matrix's energy: inner product with the matrix,
     squared error; whether that error is white noise."""
 
-    contents: tuple[codec.Content, ...]
+    contents: tuple[summands.Content, ...]
     along: float
     lost: float
     white: bool = False
@@ -93,16 +93,16 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
     contents = _cheapest(matrix, judge, target, seed)
     if not contents:
         return NOTHING
-    contents = tuple(codec.scaled(content, unit) for content in contents)
+    contents = tuple(summands.scaled(content, unit) for content in contents)
     stored = tuple(codec.store(content, entropy.THOROUGH) for content in contents)
     rows, columns = matrix.shape
-    values = codec.expand(contents, Extent(rows, columns, matrix.numel()), seed)
+    values = summands.expand(contents, Extent(rows, columns, matrix.numel()), seed)
     return Choice(contents, stored, values)
 
 
 def _cheapest(
     matrix: Tensor, judge: _Judge, target: Target, seed: int
-) -> tuple[codec.Content, ...]:
+) -> tuple[summands.Content, ...]:
     """The parts of least cost; none where nothing is worth its bits."""
     best, least = NOTHING, judge.slope * judge.energy
     for candidate in _candidates(matrix, judge, target, seed):
@@ -152,10 +152,10 @@ class _Judge:
         weight = self.noise_weight if candidate.white else 1.0
         return bits + self.slope * self.energy * ((1 - gain) ** 2 + weight * noise)
 
-    def corrected(self, candidate: _Candidate) -> tuple[codec.Content, ...]:
+    def corrected(self, candidate: _Candidate) -> tuple[summands.Content, ...]:
         """The candidate's parts, scaled by (1 / gain) to the power asked for."""
         factor = self._factor(candidate)
-        return tuple(codec.scaled(content, factor) for content in candidate.contents)
+        return tuple(summands.scaled(content, factor) for content in candidate.contents)
 
     def _factor(self, candidate: _Candidate) -> float:
         if candidate.white or not self.exponent or candidate.along <= 0:
@@ -225,7 +225,7 @@ def _unbiased(
     matrix: Tensor, known: lowrank.Spectrum | None, judge: _Judge, target: Target, seed: int
 ) -> Iterator[_Candidate]:
     """Rotated coding at the best of its rates, alone or behind strong factors."""
-    front: tuple[codec.Content, ...] = ()
+    front: tuple[summands.Content, ...] = ()
     if target.factor_step and known is not None:
         factors = lowrank.quantised_factors(
             matrix, known, target.factor_step, FRONT_PRUNING, quantize.DEAD_ZONE

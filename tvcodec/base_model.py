@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from tvcodec.archive import Archive
-from tvcodec.checkpoint import Checkpoint, checksum, fingerprint
+from tvcodec.checkpoint import Checkpoint, checksum, fingerprint, tensor_bytes
 from tvcodec.errors import BaseModelMismatch
+from tvcodec.threads import computed
 
 NAMED = 5  # how many parameters that differ a message lists
 
 
 class BaseModel:
     """Tensors of a checkpoint by parameter number; BaseModelMismatch for one that is not what the
-    file was made with. A parameter is checked when it is first read, before anybody uses it."""
+    file was made with. A parameter is checked when it is first read, before anybody uses it.
 
-    def __init__(self, archive: Archive, checkpoint: Checkpoint) -> None:
+    `checked` has the parameters of files that were checked before, and is added to: a file that
+    changes afterwards is refused when it is read.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        checkpoint: Checkpoint,
+        checked: set[tuple[int, object]] | None = None,
+    ) -> None:
         self.archive = archive
         self.checkpoint = checkpoint
-        self._checked: set[int] = set()
+        self._checked = set[tuple[int, object]]() if checked is None else checked
+        self._checked_in_memory: set[int] = set()
 
     @property
     def directory(self) -> Path | None:
@@ -33,11 +45,53 @@ class BaseModel:
         if parameter.name not in self.checkpoint:
             raise self._mismatch()
         tensor = self.checkpoint.tensor(parameter.name)
-        if number not in self._checked:
+        if not self._is_checked(number):
             if not self._same(number, tensor):
                 raise self._mismatch()
-            self._checked.add(number)
+            if (place := self._place(number)) is None:
+                self._checked_in_memory.add(number)
+            else:
+                self._checked.add((number, place))
         return tensor
+
+    def copy(self, number: int) -> Tensor:
+        """The same in memory of its own, which the caller may overwrite."""
+        tensor = self.tensor(number)
+        return tensor if self._place(number) else tensor.clone()
+
+    def copy_into(self, number: int, out: Tensor) -> None:
+        """The same in the place of `out`, contiguous, on the CPU, of its shape and dtype."""
+        if self._is_checked(number):
+            self.checkpoint.tensor_into(self.archive.root.base_model[number].name, out)
+        else:
+            out.copy_(self.tensor(number))
+
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and dimensions of each parameter by name, as of a fine-tune."""
+        return {one.name: (one.dtype, one.dims) for one in self.archive.root.base_model}
+
+    def overwrite(self, name: str, live: Tensor) -> None:
+        """Puts a parameter in the place of `live`, a tensor of its shape."""
+        number = self.archive.numbers[name]
+        alike = str(live.dtype) == f"torch.{self.archive.root.base_model[number].dtype}"
+        if alike and live.is_contiguous() and live.device.type == "cpu":
+            self.copy_into(number, live)
+        else:
+            live.copy_(self.tensor(number))
+
+    def check_parameters(self, names: Sequence[str]) -> None:
+        """BaseModelMismatch unless these parameters, in files, are what they were."""
+        left = [name for name in names if not self._is_checked(self.archive.numbers[name])]
+        shapes = self.shapes()
+        sizes = [(name, tensor_bytes(*shapes[name])) for name in left]
+        for _ in computed(lambda name: self.tensor(self.archive.numbers[name]), sizes):
+            pass
+
+    def _place(self, number: int) -> object | None:
+        return self.checkpoint.place(self.archive.root.base_model[number].name)
+
+    def _is_checked(self, number: int) -> bool:
+        return number in self._checked_in_memory or (number, self._place(number)) in self._checked
 
     def check(self) -> None:
         """BaseModelMismatch unless the checkpoint is the whole base model and nothing else."""

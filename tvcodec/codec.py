@@ -7,7 +7,7 @@ and an object in a maths module (what they mean). `store` and `load` mirror case
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,17 +26,8 @@ from tvcodec.index import (
     Part,
     Stream,
 )
+from tvcodec.summands import Content
 
-Content = (
-    lowrank.Factors
-    | rotated.Largest
-    | rotated.Uniform
-    | quantize.Stage
-    | quantize.Grouped
-    | dense.Values
-    | basis.Coefficients
-    | dense.Exact
-)
 Stored = tuple[Part, bytes]
 
 TABLES_WEIGH = 1 << 16  # symbols up to which zstd's code tables are a visible part of a stream
@@ -225,54 +216,6 @@ def load_elements(
     if dtype == torch.bool and opaque.max() > 1:
         raise FormatError(f"a truth value is stored as {opaque.max()}, 0 or 1 expected")
     return torch.from_numpy(opaque).view(dtype).view(shape)
-
-
-def expand(
-    contents: Iterable[Content], extent: Extent, seed: int, kept: Tensor | None = None
-) -> Tensor:
-    """The sum of parts, float32 [rows, columns]; under a mask of entries, which keeps the flat
-    positions `kept`, it is flat, and factors are those of the whole.
-
-    One inverse rotation serves all rotated parts of a block size, so that a merge of many tasks
-    costs no more of them than one task does.
-    """
-    total = torch.zeros(extent.count)
-    matrix = total.view(extent.rows, extent.columns) if kept is None else None
-    factors: list[lowrank.Factors] = []
-    frames: dict[int, Tensor] = {}
-    for content in contents:
-        match content:
-            case lowrank.Factors():
-                factors.append(content)
-            case quantize.Stage():
-                total.add_(content.codes.view(-1), alpha=content.scale)
-            case quantize.Grouped():
-                total.add_(content.values().view(-1))
-            case dense.Values():
-                total.add_(content.values.view(-1))
-            case rotated.Largest() | rotated.Uniform():
-                coefficients = content.coefficients()
-                held = frames.get(content.block_log2)
-                frames[content.block_log2] = (
-                    coefficients if held is None else held.add_(coefficients)
-                )
-            case basis.Coefficients() | dense.Exact():
-                raise TypeError(f"{type(content).__name__}: need more than the parts themselves")
-    if factors:
-        matrix = torch.zeros(extent.rows, extent.columns) if matrix is None else matrix
-        lowrank.add_all(factors, matrix)
-    for frame in frames.values():
-        total.add_(rotated.unrotate(frame, seed, extent.count))
-    if matrix is None or kept is None:
-        return total if matrix is None else matrix
-    return total.add_(matrix.view(-1)[kept])
-
-
-def scaled(content: Content, factor: float) -> Content:
-    """The part times `factor`; TypeError for exact differences, which have no multiple."""
-    if isinstance(content, dense.Exact):
-        raise TypeError("exact differences need the base model")
-    return content if factor == 1 else content.scaled(factor)
 
 
 def _store_all(numbers: Sequence[Tensor], level: int) -> tuple[list[Stream], bytes]:

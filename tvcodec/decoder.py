@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tvcodec.archive import Archive, mirrored
 from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import CheckpointSource, open_checkpoint
-from tvcodec.errors import BaseModelMismatch, CheckpointError, TvqError
+from tvcodec.errors import BaseModelMismatch, TvqError
 from tvcodec.fine_tune import FineTune
+from tvcodec.live_module import overwrite
 from tvcodec.merging import Request, merged_model, merged_task_vector
 from tvcodec.model import Model
 from tvcodec.stored_task import SharedBasis, StoredTask
@@ -33,6 +33,7 @@ class Bank:
         self.archive = Archive(path, expected_root=expected_root)
         self._tasks: dict[str, StoredTask] = {}
         self._shared: SharedBasis | None = None
+        self._checked: set[tuple[int, object]] = set()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -153,26 +154,20 @@ class Bank:
             raise TvqError("a merge needs the base model, a merged task vector does not")
         return merged_model(held, base, request, progress).made_from(inputs)
 
-    def load_into(self, model: torch.nn.Module, task: str, base_model: CheckpointSource) -> None:
-        """Overwrites the parameters and buffers of a live module with those of a task, in place and
-        one at a time. CheckpointError unless the module has its names and shapes, and memory apart
-        from the base model; BaseModelMismatch. Either leaves the module as it was."""
+    def load_into(
+        self, model: torch.nn.Module, task: str | None, base_model: CheckpointSource
+    ) -> None:
+        """Overwrites the parameters and buffers of a live module with those of a task, or of the
+        base model itself where `task` is None, in place, a few at a time. CheckpointError unless
+        the module has its names and shapes, and memory apart from the base model;
+        BaseModelMismatch. Either leaves the module as it was.
+
+        A base model in files is read again each time, so that there is no second copy of it in
+        memory, but checked only once by each Bank.
+        """
         base = self._base(base_model)
-        fine_tune = FineTune(self._task(task), self._basis(), base)
-        shapes, live = fine_tune.shapes(), dict(model.state_dict(keep_vars=True))
-        _check_module(live, shapes, task)
-        if shared := base.checkpoint.shared_with(live.values()):
-            raise CheckpointError(
-                f"parameter {shared!r}: expected a base model apart from the module, got its own"
-                " memory, which the task overwrites",
-                hint="give the base model's file, or a copy: {name: tensor.clone() for name, ...}",
-            )
-        for name in shapes:
-            if name in self.archive.numbers:
-                base.tensor(self.archive.numbers[name])  # refused before anything is overwritten
-        with torch.no_grad():
-            for name in shapes:
-                live[name].copy_(fine_tune.tensor(name))
+        source = base if task is None else FineTune(self._task(task), self._basis(), base)
+        overwrite(model, source, base, "the base model" if task is None else f"task {task!r}")
 
     def similarity(self) -> list[list[float]]:
         """Cosines between the task vectors, tasks in order, from what the file says of them."""
@@ -197,7 +192,7 @@ class Bank:
         return self._tasks[name]
 
     def _base(self, source: CheckpointSource) -> BaseModel:
-        return BaseModel(self.archive, open_checkpoint(source))
+        return BaseModel(self.archive, open_checkpoint(source), self._checked)
 
     def _inputs(self, base: BaseModel | None) -> frozenset[Path]:
         """What a model is made from, and must not be written over."""
@@ -244,17 +239,3 @@ def _matching(model: Model, task: str, glob: str | None) -> Model:
             hint="tvcodec info --parameters lists them",
         )
     return model.subset(names)
-
-
-def _check_module(
-    live: Mapping[str, Tensor], shapes: Mapping[str, tuple[str, tuple[int, ...]]], task: str
-) -> None:
-    """CheckpointError unless a module's tensors have the names and shapes of a task."""
-    hint = "is this the architecture of the fine-tune?"
-    for name, (_, shape) in shapes.items():
-        where = f"task {task!r}: parameter {name!r}"
-        if name not in live:
-            raise CheckpointError(f"{where}: expected a module that has it, got one without", hint)
-        if tuple(live[name].shape) != shape:
-            found = list(live[name].shape)
-            raise CheckpointError(f"{where}: expected shape {list(shape)}, got {found}", hint)

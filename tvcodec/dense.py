@@ -87,9 +87,9 @@ def task_vector(fine_tune: Tensor, base: Tensor) -> Tensor:
 
 def fine_tune(base: Tensor, tau: Tensor, dtype: torch.dtype) -> Tensor:
     """base + tau in `dtype`, for float tensors of one shape; added in float64 where that is the
-    dtype of the base or of the result, and else in float32."""
-    wide = _wide(base.dtype, dtype)
-    return converted(tau.to(wide, copy=True).add_(base), dtype)
+    dtype of the base or of the result, and else in float32. In the memory of `base` if it has the
+    dtype in which they are added."""
+    return converted(base.to(_wide(base.dtype, dtype)).add_(tau), dtype)
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:

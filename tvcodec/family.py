@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tvcodec import codec, entropy
+from tvcodec import codec, entropy, summands
 from tvcodec.basis import Coefficients
 from tvcodec.dense import as_half, inner_product, squared_norm
 from tvcodec.index import ENTRIES, ROWS, BaseParameter, Entry, Extent, Mask, Part, single
@@ -24,7 +24,7 @@ PIECE = 1 << 15  # values of each task vector that are multiplied at a time
 class Sum:
     """Parts under a mask: bool [rows] or [rows, columns]; None keeps all."""
 
-    contents: tuple[codec.Content, ...]
+    contents: tuple[summands.Content, ...]
     mask: Tensor | None = None
 
 
@@ -132,17 +132,17 @@ class Family:
         """What parts that need no basis decode to, [rows, columns]."""
         mask = own.mask
         if mask is None:
-            return codec.expand(own.contents, self.extent, self.number)
+            return summands.expand(own.contents, self.extent, self.number)
         extent = self.extent
         total = torch.zeros(extent.rows, extent.columns)
         if mask.dim() == 1:
             kept = mask.nonzero()[:, 0]
             inside = Extent(len(kept), extent.columns, len(kept) * extent.columns)
-            total[kept] = codec.expand(own.contents, inside, self.number)
+            total[kept] = summands.expand(own.contents, inside, self.number)
         else:
             kept = mask.reshape(-1).nonzero()[:, 0]
             inside = Extent(extent.rows, extent.columns, len(kept))
-            total.view(-1)[kept] = codec.expand(own.contents, inside, self.number, kept)
+            total.view(-1)[kept] = summands.expand(own.contents, inside, self.number, kept)
         return total
 
     def _coded(self, stored: _Stored, energy: float, lost: float, along: float) -> Coded:

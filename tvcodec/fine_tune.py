@@ -8,7 +8,7 @@ from torch import Tensor
 from tvcodec import dense
 from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import TORCH_DTYPES
-from tvcodec.parts import weighted_sum
+from tvcodec.parts import Parts, weighted_sum
 from tvcodec.stored_task import SharedBasis, StoredTask
 
 
@@ -44,16 +44,45 @@ class FineTune:
         rows = self.task.rows(number)
         return tensor if rows is None else torch.cat([tensor, rows])
 
+    def overwrite(self, name: str, live: Tensor) -> None:
+        """Puts the parameter in the place of `live`, a tensor of its shape; FormatError leaves that
+        as it was."""
+        number = self.archive.numbers.get(name)
+        if number is None or not self._fits(number, live):
+            live.copy_(self.tensor(name))
+            return
+        parts = self.task.parts(number)
+        if parts is not None and parts.exact is not None:
+            live.copy_(dense.exact_restore(self.base.tensor(number), parts.exact))
+            return
+        tau = None if parts is None else self._tau(number, parts).view(live.shape)
+        self.base.copy_into(number, live)
+        if tau is not None:
+            live.add_(tau)
+
+    def _fits(self, number: int, live: Tensor) -> bool:
+        """Whether a parameter is float32 before and after, and can be summed where `live` is."""
+        return (
+            live.is_contiguous()
+            and live.device.type == "cpu"
+            and {live.dtype, TORCH_DTYPES[self.task.dtype(number)]} == {torch.float32}
+            and self.archive.root.base_model[number].dtype == "float32"
+            and self.task.replaced(number) is None
+            and self.task.rows(number) is None
+        )
+
     def _common(self, number: int) -> Tensor:
         """The parameter as far as the base model has it."""
-        original = self.base.tensor(number)
+        original = self.base.copy(number)
         dtype = TORCH_DTYPES[self.task.dtype(number)]
         parts = self.task.parts(number)
         if parts is None:
-            same = dense.converted(original, dtype)
-            return same.clone() if same is original else same  # a base model in memory is lent
+            return dense.converted(original, dtype)
         if parts.exact is not None:
             return dense.exact_restore(dense.converted(original, dtype), parts.exact)
-        shape, of = self.archive.root.base_model[number].extent, self.task.stored_as(number)
-        tau = weighted_sum([(1.0, parts)], shape, of, self.shared.of(of))
+        tau = self._tau(number, parts)
         return dense.fine_tune(original, tau.view(original.shape), dtype)
+
+    def _tau(self, number: int, parts: Parts) -> Tensor:
+        shape, of = self.archive.root.base_model[number].extent, self.task.stored_as(number)
+        return weighted_sum([(1.0, parts)], shape, of, self.shared.of(of))

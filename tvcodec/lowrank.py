@@ -64,9 +64,10 @@ class Factors:
         return replace(self, scales=self.scales * factor)
 
 
-def add_all(parts: Sequence[Factors], total: Tensor) -> None:
-    """Adds the matrices of all to `total` [m, n] float32, in place: many thin ones by one product,
-    since each product reads and writes the whole."""
+def add_all(parts: Sequence[Factors], total: Tensor, add: bool = True) -> None:
+    """Adds the matrices of all to `total` [m, n] float32, in place, or writes them over what is
+    there unless `add`: many thin ones by one product, since each product reads and writes the
+    whole."""
     together: list[Factors] = []
     for at, part in enumerate(parts):
         together.append(part)
@@ -74,8 +75,8 @@ def add_all(parts: Sequence[Factors], total: Tensor) -> None:
         if at + 1 == len(parts) or width + len(parts[at + 1].scales) > TOGETHER:
             left = [one.left.to(torch.float32, copy=True).mul_(one.scales) for one in together]
             right = [one.right.to(torch.float32) for one in together]
-            total.addmm_(torch.cat(left, 1), torch.cat(right, 1).T)
-            together = []
+            total.addmm_(torch.cat(left, 1), torch.cat(right, 1).T, beta=int(add))
+            together, add = [], True
 
 
 @dataclass(frozen=True, slots=True)

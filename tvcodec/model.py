@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tvcodec.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
-    TORCH_DTYPES,
     refuse_inputs,
     save_directory,
     save_safetensors,
+    tensor_bytes,
 )
 from tvcodec.errors import TvqError
 from tvcodec.memory import granted
-from tvcodec.threads import one_thread
+from tvcodec.threads import computed, one_thread
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 Compute = Callable[[str], Tensor]
@@ -75,8 +75,13 @@ class Model(Mapping[str, Tensor]):
         dtype, shape = self._shapes[name]
         files = ", ".join(map(os.fspath, sorted(self.inputs)))
         where = f"{files}: parameter {name!r}" if files else f"parameter {name!r}"
-        with granted(math.prod(shape) * TORCH_DTYPES[dtype].itemsize, where):
+        with granted(tensor_bytes(dtype, shape), where):
             return self._compute(name)
+
+    def load(self) -> dict[str, Tensor]:
+        """All tensors, in memory, computed side by side."""
+        sizes = [(name, tensor_bytes(*shape)) for name, shape in self._shapes.items()]
+        return dict(zip(self._shapes, computed(self._computed, sizes), strict=True))
 
     def made_from(self, inputs: Iterable[Path]) -> Model:
         """The same with these inputs."""

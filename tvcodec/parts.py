@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tvcodec import codec, dense, rotated
+from tvcodec import dense, rotated, summands
 from tvcodec.basis import Coefficients
 from tvcodec.index import Extent
 
@@ -29,7 +29,7 @@ class Parts:
     leaves: the rows numbered `kept`, or the flat positions where `by_row` is false; None keeps all.
     """
 
-    contents: tuple[codec.Content, ...]
+    contents: tuple[summands.Content, ...]
     extent: Extent
     kept: Tensor | None = None
     by_row: bool = True
@@ -76,12 +76,12 @@ def weighted_sum(
     TypeError for exact differences.
     """
     together = [*weighted, *_combined(weighted, basis)]
-    whole: list[codec.Content] = []
+    whole: list[summands.Content] = []
     for weight, parts in together:
         if parts.kept is None:
             others = (item for item in parts.contents if not isinstance(item, Coefficients))
-            whole += (codec.scaled(item, weight) for item in others)
-    total = codec.expand(whole, shape, seed)
+            whole += (summands.scaled(item, weight) for item in others)
+    total = summands.expand(whole, shape, seed)
     for weight, parts in together:
         if parts.kept is not None:
             _add_masked(total, weight, parts, parts.kept, seed, basis)
@@ -108,11 +108,11 @@ def _add_masked(
         _taken(item, parts, kept, basis) if isinstance(item, Coefficients) else item
         for item in parts.contents
     ]
-    scaled = [codec.scaled(content, weight) for content in contents]
+    scaled = [summands.scaled(content, weight) for content in contents]
     if parts.by_row:
-        total.index_add_(0, kept, codec.expand(scaled, parts.extent, seed))
+        total.index_add_(0, kept, summands.expand(scaled, parts.extent, seed))
     else:
-        total.view(-1).index_add_(0, kept, codec.expand(scaled, parts.extent, seed, kept))
+        total.view(-1).index_add_(0, kept, summands.expand(scaled, parts.extent, seed, kept))
 
 
 def _taken(

@@ -12,7 +12,7 @@ from tvcodec.checkpoint.digests import checksum, content_digest, fingerprint, fi
 from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
 from tvcodec.checkpoint.inputs import refuse_inputs
 from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
-from tvcodec.checkpoint.safetensors_file import Plan, file_order
+from tvcodec.checkpoint.safetensors_file import Plan, file_order, tensor_bytes
 from tvcodec.checkpoint.saving import (
     DEFAULT_MAX_SHARD_SIZE,
     plan_bytes,
@@ -37,4 +37,5 @@ __all__ = [
     "refuse_inputs",
     "save_directory",
     "save_safetensors",
+    "tensor_bytes",
 ]

@@ -55,12 +55,22 @@ class Checkpoint:
         """The whole tensor on the CPU, contiguous; only its own bytes are read."""
         return self._stored[name].read()
 
+    def tensor_into(self, name: str, out: Tensor) -> None:
+        """The same in the place of `out`, contiguous, on the CPU, of its shape and dtype."""
+        self._stored[name].read_into(out)
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension; only their bytes are read."""
         shape = self.shape(name)
         if not shape or not 0 <= start <= stop <= shape[0]:
             raise IndexError(f"{name!r}: rows {start}:{stop} of shape {shape}")
         return self._stored[name].rows(start, stop)
+
+    def place(self, name: str) -> object | None:
+        """Where a file has the tensor, and which file: equal where the bytes are. None for one in
+        memory, where `tensor` gives what is the caller's own."""
+        stored = self._stored[name]
+        return stored if isinstance(stored, FileTensor) else None
 
     @property
     def stored_bytes(self) -> int:

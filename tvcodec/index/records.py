@@ -33,7 +33,7 @@ DTYPES = {  # name -> bytes of a value
 
 @dataclass(frozen=True, slots=True)
 class BaseParameter:
-    """One parameter of the base model: `sha256` identifies its content, `crc32` checks it quickly."""
+    """One parameter of the base model; `sha256` identifies its content, `crc32` checks quickly."""
 
     name: str
     dtype: str

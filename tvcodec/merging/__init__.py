@@ -29,9 +29,9 @@ def merged_model(
     numbers = tasks.numbers
 
     def compute(name: str) -> Tensor:
-        original = base.tensor(numbers[name])
+        original = base.copy(numbers[name])
         if not tasks.changed(numbers[name]):
-            return original.clone()
+            return original
         return dense.fine_tune(original, tau(numbers[name]).mul_(plan.scaling), original.dtype)
 
     shapes = {parameter.name: (parameter.dtype, parameter.dims) for parameter in tasks.parameters}

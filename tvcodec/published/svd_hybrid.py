@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tvcodec import auto, codec, dense
+from tvcodec import auto, dense, summands
 from tvcodec.dense import as_half, inner_product, squared_norm
 from tvcodec.family import Family, Sum
 from tvcodec.published.settings import Published, in_range, one_of, whole_in_range
@@ -93,7 +93,7 @@ class SvdHybrid(Published):
         left.add_(torch.where(shared, 0.0, 1 - self.noise_shrink) * tau)  # lost on purpose
         return Sum(contents)
 
-    def _own(self, family: Family, values: Tensor) -> tuple[codec.Content, ...]:
+    def _own(self, family: Family, values: Tensor) -> tuple[summands.Content, ...]:
         if not values.numel():
             return ()
         if not family.is_matrix:

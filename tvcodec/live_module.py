@@ -1,0 +1,58 @@
+"""A live module takes the tensors of a fine-tune in place, or stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tvcodec.base_model import BaseModel
+from tvcodec.errors import CheckpointError
+from tvcodec.fine_tune import FineTune
+from tvcodec.threads import computed
+
+
+def overwrite(
+    module: torch.nn.Module, source: FineTune | BaseModel, base: BaseModel, label: str
+) -> None:
+    """Overwrites the parameters and buffers of a module with what messages call `label`.
+
+    CheckpointError unless the module has its names and shapes, and memory apart from `base`;
+    BaseModelMismatch; either before anything is written.
+    """
+    shapes, live = source.shapes(), dict(module.state_dict(keep_vars=True))
+    _check(live, shapes, label)
+    if shared := base.checkpoint.shared_with(live.values()):
+        raise CheckpointError(
+            f"parameter {shared!r}: expected a base model apart from the module, got its own"
+            " memory, which the task overwrites",
+            hint="give the base model's file, or a copy: {name: tensor.clone() for name, ...}",
+        )
+    base.check_parameters([name for name in shapes if name in base.archive.numbers])
+    tied: dict[int, list[str]] = {}  # one thread for tensors of one memory
+    for name in shapes:
+        tied.setdefault(live[name].untyped_storage().data_ptr(), []).append(name)
+
+    def swap(first: str) -> Tensor:
+        with torch.no_grad():  # which each thread has to say for itself
+            for name in tied[live[first].untyped_storage().data_ptr()]:
+                source.overwrite(name, live[name])
+        return torch.empty(0)
+
+    for _ in computed(swap, [(names[0], live[names[0]].nbytes) for names in tied.values()]):
+        pass
+
+
+def _check(
+    live: Mapping[str, Tensor], shapes: Mapping[str, tuple[str, tuple[int, ...]]], label: str
+) -> None:
+    """CheckpointError unless a module's tensors have the names and shapes."""
+    hint = "is this the architecture of the fine-tune?"
+    for name, (_, shape) in shapes.items():
+        where = f"{label}: parameter {name!r}"
+        if name not in live:
+            raise CheckpointError(f"{where}: expected a module that has it, got one without", hint)
+        if tuple(live[name].shape) != shape:
+            found = list(live[name].shape)
+            raise CheckpointError(f"{where}: expected shape {list(shape)}, got {found}", hint)
