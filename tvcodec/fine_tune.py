@@ -10,6 +10,7 @@ from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.parts import Parts, weighted_sum
 from tvcodec.stored_task import SharedBasis, StoredTask
+from tvcodec.summands import Scratch
 
 
 class FineTune:
@@ -19,6 +20,7 @@ class FineTune:
     def __init__(self, task: StoredTask, shared: SharedBasis, base: BaseModel) -> None:
         self.task, self.shared, self.base = task, shared, base
         self.archive = task.archive
+        self._scratch = Scratch()
         self._added = {str(kept.parameter): kept for kept in task.index.added}
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -85,4 +87,4 @@ class FineTune:
 
     def _tau(self, number: int, parts: Parts) -> Tensor:
         shape, of = self.archive.root.base_model[number].extent, self.task.stored_as(number)
-        return weighted_sum([(1.0, parts)], shape, of, self.shared.of(of))
+        return weighted_sum([(1.0, parts)], shape, of, self.shared.of(of), self._scratch)

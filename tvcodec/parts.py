@@ -68,12 +68,16 @@ class Basis:
 
 
 def weighted_sum(
-    weighted: Weighted, shape: Extent, seed: int, basis: Basis | None = None
+    weighted: Weighted,
+    shape: Extent,
+    seed: int,
+    basis: Basis | None = None,
+    scratch: summands.Scratch | None = None,
 ) -> Tensor:
     """The sum of weight * task vector of one parameter of `shape`, float32 [rows, columns].
 
-    `seed` is that of the parameter's rotation; `basis` is needed where parts have coefficients.
-    TypeError for exact differences.
+    `seed` is that of the parameter's rotation; `basis` is needed where parts have coefficients;
+    with `scratch` the sum may lie there, as for `summands.expand`. TypeError for exact differences.
     """
     together = [*weighted, *_combined(weighted, basis)]
     whole: list[summands.Content] = []
@@ -81,7 +85,7 @@ def weighted_sum(
         if parts.kept is None:
             others = (item for item in parts.contents if not isinstance(item, Coefficients))
             whole += (summands.scaled(item, weight) for item in others)
-    total = summands.expand(whole, shape, seed)
+    total = summands.expand(whole, shape, seed, scratch=scratch)
     for weight, parts in together:
         if parts.kept is not None:
             _add_masked(total, weight, parts, parts.kept, seed, basis)

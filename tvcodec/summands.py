@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -22,17 +23,38 @@ Content = (
 )
 
 
+class Scratch(threading.local):
+    """Memory that each thread uses again: the system takes longer to hand out pages than it takes
+    to fill them."""
+
+    def __init__(self) -> None:
+        self._held = torch.empty(0)
+
+    def values(self, count: int) -> Tensor:
+        """`count` float32 values, uninitialised, good until they are next asked for."""
+        if len(self._held) < count:
+            self._held = torch.empty(0)  # goes before the larger one comes
+            self._held = torch.empty(count)
+        return self._held[:count]
+
+
 def expand(
-    contents: Iterable[Content], extent: Extent, seed: int, kept: Tensor | None = None
+    contents: Iterable[Content],
+    extent: Extent,
+    seed: int,
+    kept: Tensor | None = None,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """The sum of parts, float32 [rows, columns]; under a mask of entries, which keeps the flat
-    positions `kept`, it is flat, and factors are those of the whole.
+    positions `kept`, it is flat, and factors are those of the whole. With `scratch` it may lie
+    there, and stays until the next sum that does.
 
     One inverse rotation serves all rotated parts of a block size, so that a merge of many tasks
     costs no more of them than one task does.
     """
     parts = list(contents)
-    product = _product([part for part in parts if isinstance(part, lowrank.Factors)], extent)
+    factors = [part for part in parts if isinstance(part, lowrank.Factors)]
+    product = _product(factors, extent, scratch) if factors else None
     total = None if product is None or kept is not None else product.view(-1)
     for frame in _frames(parts):
         values = rotated.unrotate(frame, seed, extent.count)
@@ -54,10 +76,10 @@ def expand(
     return total.view(extent.rows, extent.columns) if kept is None else total
 
 
-def _product(factors: Sequence[lowrank.Factors], extent: Extent) -> Tensor | None:
-    if not factors:
-        return None
-    product = torch.empty(extent.rows, extent.columns)
+def _product(factors: Sequence[lowrank.Factors], extent: Extent, scratch: Scratch | None) -> Tensor:
+    count = extent.rows * extent.columns
+    values = torch.empty(count) if scratch is None else scratch.values(count)
+    product = values.view(extent.rows, extent.columns)
     lowrank.add_all(factors, product, add=False)
     return product
 
