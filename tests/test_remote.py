@@ -80,6 +80,8 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
             status, body, headers = 404, b"", {}
             if name.strip("/").isdigit():
                 status = int(name.strip("/"))
+            elif name == "/moved":
+                status, headers = 302, {"Location": "/bank.tvq"}
             elif name in told.files:
                 status, body, headers = self.found(told.files[name], asked)
             told.asked.append((asked, status, len(body)))
@@ -179,6 +181,13 @@ def test_large_tasks_come_in_ranges_at_a_time(
     assert asked / 50_000 < len(web.asked) - 2 < asked / 50_000 + 4
     assert max(length for _, _, length in web.asked[2:]) <= 50_000
     assert web.sent <= asked + SMALL
+
+
+def test_a_redirection_is_followed(web: Web, data: bytes) -> None:
+    with tvcodec.open(f"{web.url}/moved") as opened:
+        assert_same(opened.decode("bee", BASE)["a.weight"], TUNES["bee"]["a.weight"])
+    assert {status for _, status, _ in web.asked} == {206, 302}
+    assert web.sent < len(data) / 2
 
 
 def test_what_a_command_says_of_a_url_is_what_it_says_of_the_file(web: Web, bank: Path) -> None:

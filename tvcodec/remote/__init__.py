@@ -7,7 +7,6 @@ HTTP, aiohttp repeats what a connection that had been idle has lost, and nothing
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from threading import Lock
@@ -51,7 +50,8 @@ class RemoteSource:
             return b""
         with self._lock:
             self._fetch([(offset, end)])
-            return os.pread(self._spool.fileno(), end - offset, offset)
+            self._spool.seek(offset)
+            return self._spool.read(end - offset)
 
     def prefetch(self, places: Sequence[tuple[int, int]]) -> None:
         ends = [(offset, min(offset + length, self.size)) for offset, length in places]
@@ -82,9 +82,7 @@ class RemoteSource:
     def _keep(self, found: Range, data: bytes) -> None:
         start, end = found
         with naming(tempfile.gettempdir()):
-            os.ftruncate(self._spool.fileno(), max(end, os.fstat(self._spool.fileno()).st_size))
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(self._spool.fileno(), view, start)
-                view, start = view[written:], start + written
-        self._held.add(*found)
+            self._spool.seek(start)
+            self._spool.write(data)
+            self._spool.flush()
+        self._held.add(start, end)

@@ -12,6 +12,13 @@ INSTALL = "pip install 'tvcodec[remote]'"
 AGAIN = "try again later, or copy the file first: tvcodec copy"
 REFUSED = frozenset({401, 403, 407})
 GONE = frozenset({404, 410})
+# What Python, aiohttp, botocore and httpx call it; none of them is imported for it.
+TIMEOUTS = frozenset(
+    {"TimeoutError", "ReadTimeoutError", "ConnectTimeoutError", "TimeoutException"}
+)
+UNREACHABLE = frozenset(
+    {"ConnectionError", "ClientConnectionError", "gaierror", "HTTPClientError", "NetworkError"}
+)
 
 
 class NoRanges(TvqError):
@@ -75,9 +82,9 @@ def _words(kinds: set[str], status: int | None, text: str) -> tuple[str, str]:
     if status in GONE or "FileNotFoundError" in kinds:
         reason = "" if status or "://" in text else f" ({text})"
         return f"there is no such file{reason}", "is the address spelled right?"
-    if kinds & {"TimeoutError", "FSTimeoutError", "ReadTimeoutError", "ConnectTimeoutError"}:
+    if kinds & TIMEOUTS:
         return "no answer in time", AGAIN
-    if kinds & {"ConnectionError", "ClientConnectionError", "gaierror", "HTTPClientError"}:
+    if kinds & UNREACHABLE:
         return f"cannot be reached: {text}", "is the host spelled right? is there a network?"
     if status is not None:
         return f"the server answers with HTTP status {status}", AGAIN
