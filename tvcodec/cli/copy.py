@@ -20,12 +20,12 @@ def copy(source: str, target: str, expect_root: str | None, force: bool, as_json
     """Copy a .tvq file between local disks and URLs, and check it.
 
     The copy appears whole, once every checksum has held, or not at all. A damaged file is not
-    copied: tvcodec salvage saves what is intact of it. URLs are those that fsspec opens (https://,
-    s3://, hf://, ...), and credentials come from where its libraries look for them.
+    copied: tvcodec salvage saves what is intact of it. URLs are those that fsspec opens, such as
+    https://example.org/bank.tvq, s3://bucket/bank.tvq or hf://owner/repository/bank.tvq, and
+    credentials come from where its libraries look for them.
 
     \b
-      tvcodec copy https://example.org/bank.tvq bank.tvq
-      tvcodec copy bank.tvq s3://bucket/bank.tvq
+      tvcodec copy bank.tvq backup.tvq
     """
     from tvcodec import copying
 
