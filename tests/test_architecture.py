@@ -23,19 +23,22 @@ IMPORTS = {
     "errors": "",
     "threads": "",
     # bytes, which know no tensors
-    "source": "errors",
+    "location": "errors",
+    "source": "errors location remote",
+    "remote": "errors location",
     "memory": "errors",
     "leftovers": "",
     "exchange": "",
-    "durable": "errors exchange leftovers",
-    "container": "durable errors memory source",
+    "durable": "errors exchange leftovers location",
+    "container": "durable errors location memory source",
     "index": "container errors",
     "similarity": "",
-    "archive": "container errors index similarity source",
+    "archive": "container errors index location similarity source",
     "assembly": "archive container errors index similarity",
     "locking": "errors",
-    "editing": "archive assembly container errors locking",
-    "salvaging": "archive assembly container errors index source",
+    "editing": "archive assembly container errors location locking",
+    "salvaging": "archive assembly container errors index location source",
+    "copying": "archive assembly container durable errors location remote source",
     # numbers, which know no bytes
     "quantize": "dense",
     "dense": "",
@@ -56,7 +59,7 @@ IMPORTS = {
     "rate": "errors",
     "parameter": "auto codec dense index quantize recipes",
     # models in and out
-    "checkpoint": "durable errors index threads",
+    "checkpoint": "durable errors index location threads",
     "model": "checkpoint errors memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
@@ -80,15 +83,16 @@ IMPORTS = {
     " stored_task task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
-    " errors locking published rate recipes similarity sketch survey",
+    " errors location locking published rate recipes similarity sketch survey",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint container content decoder editing encoder errors"
-    " index merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive checkpoint container content copying decoder editing encoder"
+    " errors index merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
+    *("location", "remote", "copying"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
 LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
@@ -102,6 +106,8 @@ HOMES = {
     "tabulate": {"cli"},
     "omegaconf": {"cli"},
     "sklearn": {"merge"},
+    "fsspec": {"remote"},
+    "aiohttp": {"remote"},
 }
 
 PUBLIC = [

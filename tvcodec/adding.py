@@ -20,6 +20,7 @@ from tvcodec.durable import scratch_directory
 from tvcodec.editing import edit
 from tvcodec.encoder import Summary, encode
 from tvcodec.errors import BaseModelMismatch, TvqError
+from tvcodec.location import refuse_edit
 from tvcodec.locking import resolved
 from tvcodec.published import RECIPES, Published
 from tvcodec.rate import Goal
@@ -56,6 +57,8 @@ def add(
     set, for an `output` that exists, unless `force` is, and for a recipe that codes tasks by what
     all of them are; and what `encode` and `open` raise.
     """
+    if output is None:
+        refuse_edit(path)
     if recipe is None:
         recipe = QUALITIES["balanced"] if goal is None else Recipe()
     if isinstance(recipe, Recipe):
@@ -90,7 +93,7 @@ def add(
             _check_names(archive, fine_tunes, replace)
             _check_alike(archive, new)
             stay = [task for task in archive.tasks if task not in fine_tunes]
-            sketches = _sketches(archive, stay, base)
+            sketches = _sketches(path, archive, stay, base)
             tasks = [Taken(archive, task) for task in stay]
             tasks += [Taken(new, task) for task in new.tasks]
             written = editing.finish(tasks, sketches)
@@ -115,7 +118,9 @@ def _check_alike(archive: Archive, new: Archive) -> None:
         )
 
 
-def _sketches(archive: Archive, tasks: Sequence[str], base: Checkpoint) -> dict[str, bytes]:
+def _sketches(
+    path: StrPath, archive: Archive, tasks: Sequence[str], base: Checkpoint
+) -> dict[str, bytes]:
     """Sketches of tasks that another writer left without one like ours, from what they decode
     to."""
     sketches = {}
@@ -127,7 +132,7 @@ def _sketches(archive: Archive, tasks: Sequence[str], base: Checkpoint) -> dict[
         numbers = [entry.parameter for entry in index.entries]
         numbers += [member.parameter for member in index.small.members] if index.small else []
         sketch = Sketch(similarity.bits(archive.values))
-        with Bank(archive.path, expected_root=archive.container.root_digest.hex()) as bank:
+        with Bank(path, expected_root=archive.container.root_digest.hex()) as bank:
             tau = bank.task_vector(task, base)
             for number in numbers:
                 vector = tau[archive.root.base_model[number].name]

@@ -27,6 +27,7 @@ from tvcodec.index import (
     unpack_shared,
     unpack_task,
 )
+from tvcodec.location import is_url
 from tvcodec.similarity import deviation, from_metadata
 from tvcodec.source import Source
 
@@ -35,7 +36,8 @@ class Archive:
     """The indexes and sections of one file; every byte is checked when it is read.
 
     FormatError and UnsupportedError as `Container`; `expected_root` (hexadecimal) pins its content:
-    then a group's SHA-256 is checked before the first of its sections is given to anybody.
+    then, and where `path` is a URL, a group's SHA-256 is checked before the first of its sections
+    is given to anybody.
 
     Where a task is asked for, None stands for the group that all tasks share.
     """
@@ -59,6 +61,7 @@ class Archive:
         self._records = {task.name: task for task in self.root.tasks}
         self._indexes: dict[str | None, TaskIndex] = {}
         self.pinned = expected_root is not None
+        self._digests_first = self.pinned or is_url(path)
         self._verified: set[str | None] = set()
 
     @property
@@ -113,6 +116,12 @@ class Archive:
             self._indexes[task] = index
         return self._indexes[task]
 
+    def prefetch_indexes(self) -> None:
+        """Told that the indexes of all tasks will be read."""
+        groups = [(self._starts[task], self.group(task)) for task in self.groups]
+        places = [(at + group.sections_length, group.index_length) for at, group in groups]
+        self.container.prefetch(places)
+
     @cached_property
     def vectors(self) -> Counter[int]:
         """How many vectors the tasks share of each parameter."""
@@ -124,8 +133,11 @@ class Archive:
 
     def read(self, task: str | None, section: Section, offset: int) -> bytes:
         """The bytes of a section of a task."""
-        if self.pinned and task not in self._verified:
+        if self._digests_first and task not in self._verified:
             self._verify_digest(task)
+        return self._section(task, section, offset)
+
+    def _section(self, task: str | None, section: Section, offset: int) -> bytes:
         what = f"{called(task)}, {self.describe(section)}"
         return self.container.read(offset, section.length, section.crc, what)
 
@@ -150,8 +162,9 @@ class Archive:
 
     def verify_group(self, task: str | None) -> None:
         """FormatError unless every checksum of a task holds."""
+        self.container.prefetch([(self._starts[task], self.group(task).sections_length)])
         for section, offset in self.sections(task):
-            self.read(task, section, offset)
+            self._section(task, section, offset)
         self._verify_digest(task)
 
     def raw_group(self, task: str | None) -> Iterator[bytes]:

@@ -17,13 +17,14 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
 from tvcodec.errors import FormatError, UnsupportedError, naming
+from tvcodec.location import shown
 from tvcodec.memory import granted
-from tvcodec.source import FileSource, Source
+from tvcodec.source import Source, open_source
 
 MAGIC = b"\x89TVQ\r\n\x1a\n"
 END_MAGIC = b"TVQ1END\n"
@@ -50,15 +51,15 @@ class Container:
     """An open .tvq file: `root` is its root index, `root_digest` identifies all of its content.
 
     FormatError if it is damaged, is no .tvq, or its digest is not `expected_root` (hexadecimal);
-    UnsupportedError if it needs a newer version. `source` replaces the local file at `path`, which
-    then only names it in messages.
+    UnsupportedError if it needs a newer version. `path` may be a URL; `source` replaces what is
+    there, which it then only names in messages.
     """
 
     def __init__(
         self, path: StrPath, *, expected_root: str | None = None, source: Source | None = None
     ) -> None:
-        self.path = os.fspath(path)
-        self._source: Source = FileSource(path) if source is None else source
+        self.path = shown(path)
+        self._source: Source = open_source(path) if source is None else source
         self.size = self._source.size
         try:
             self._open(expected_root)
@@ -69,6 +70,7 @@ class Container:
     def _open(self, expected_root: str | None) -> None:
         prologue = self._bytes(0, min(self.size, PROLOGUE_SIZE), "prologue")
         check_prologue(prologue, self.path)
+        self.prologue = prologue
         if self.size < PROLOGUE_SIZE + TRAILER_SIZE:
             raise self._damaged("file", f"expected 136 bytes or more, got {self.size}")
         end = self.size - TRAILER_SIZE
@@ -113,6 +115,10 @@ class Container:
         for _ in self.pieces(offset, length, sha256, what):
             pass
 
+    def prefetch(self, places: Sequence[tuple[int, int]]) -> None:
+        """Told what (offset, length) will be read soon, so that it takes fewer requests."""
+        self._source.prefetch(places)
+
     def close(self) -> None:
         """Closes the file; what was read stays."""
         self._source.close()
@@ -133,6 +139,7 @@ class Container:
         """Sections as they lie in the file, padding included, a few at a time; FormatError behind
         the last of them unless these very bytes have that SHA-256."""
         digest = hashlib.sha256()
+        self._source.prefetch([(offset, length)])
         for start in range(offset, offset + length, CHUNK):
             piece = self._bytes(start, min(CHUNK, offset + length - start), what)
             digest.update(piece)

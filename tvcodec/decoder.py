@@ -25,8 +25,9 @@ class Bank:
     """An open .tvq file: task vectors, fine-tunes and merges on demand.
 
     A context manager. What it gives is lazy: a tensor is decoded when it is read, from its own
-    bytes of the file alone. Raises FormatError for a file that is damaged or is no .tvq,
-    UnsupportedError for one that needs a newer tvcodec, UnknownTaskError, and BaseModelMismatch.
+    bytes of the file alone; where `path` is a URL, the first tensor of a task fetches that task.
+    Raises FormatError for a file that is damaged or is no .tvq, UnsupportedError for one that needs
+    a newer tvcodec, UnknownTaskError, BaseModelMismatch, and TvqError where a URL cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, expected_root: str | None = None) -> None:
@@ -211,6 +212,7 @@ class Bank:
         """The tasks of several files."""
         held: dict[str, Term] = {}
         for bank in (self, *others):
+            bank.archive.prefetch_indexes()
             if bank.archive.base_model_digest != self.archive.base_model_digest:
                 raise BaseModelMismatch(
                     f"{bank.archive.path}: expected tasks of the base model of"

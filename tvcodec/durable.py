@@ -25,6 +25,7 @@ from typing import BinaryIO
 from tvcodec import exchange
 from tvcodec.errors import TvqError, naming
 from tvcodec.leftovers import lock, put_back, remove_stale
+from tvcodec.location import refuse_url
 
 StrPath = str | os.PathLike[str]
 Foreign = Callable[[Path], Iterable[Path]]  # what in a directory its kind of draft would not hold
@@ -43,6 +44,9 @@ class Draft(ABC):
     """
 
     def __init__(self, path: StrPath, force: bool) -> None:
+        refuse_url(
+            path, "a local path to write to", "write there, then: tvcodec copy LOCAL.tvq URL"
+        )
         self.path = Path(path)
         self.force = force
         if not self.path.parent.is_dir():

@@ -10,6 +10,7 @@ from tvcodec.archive import Archive
 from tvcodec.assembly import Taken, Written, copy_tasks, publish
 from tvcodec.container import Writer
 from tvcodec.errors import TvqError
+from tvcodec.location import refuse_edit
 from tvcodec.locking import only_writer
 
 StrPath = str | os.PathLike[str]
@@ -37,6 +38,8 @@ def edit(
 ) -> Iterator[Edit]:
     """An Edit of the file at `path`, which no other one changes until it is done; with another
     `output`, the new file goes there and `path` stays as it is."""
+    if output is None:
+        refuse_edit(path)
     if output is None or (force and os.path.realpath(output) == os.path.realpath(path)):
         with (
             only_writer(path) as (target, check),

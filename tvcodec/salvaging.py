@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ from tvcodec.container import (
 )
 from tvcodec.errors import FormatError, TvqError
 from tvcodec.index import ROOT_START, root_at
-from tvcodec.source import FileSource, Source
+from tvcodec.location import is_url, shown
+from tvcodec.source import Source, open_source
 
 TAIL = INDEX_MAX + (1 << 20)  # bytes at the end of a file that its root index is looked for in
 EFFORT = INDEX_MAX  # bytes of what may be root indexes that are looked at before it is given up
@@ -50,13 +52,13 @@ def salvage(path: StrPath, output: StrPath, *, force: bool = False) -> Salvaged:
     FormatError where nothing can be saved; TvqError where `output` exists and `force` is not set,
     or is the damaged file itself; OSError.
     """
-    if os.path.exists(output) and os.path.samefile(path, output):
+    if not is_url(path) and os.path.exists(output) and os.path.samefile(path, output):
         raise TvqError(f"{os.fspath(path)}: is the damaged file", hint="choose another output")
     with (
-        closing(FileSource(path)) as damaged,
+        closing(open_source(path)) as damaged,
         Writer(output, force=force) as writer,
     ):
-        source, notes = _repaired(damaged, os.fspath(path))
+        source, notes = _repaired(damaged, shown(path))
         archive = Archive(path, source=source)
         lost: dict[str, str] = {}
         shared = _shared(archive, notes)
@@ -175,6 +177,9 @@ class _Repaired:
             start = max(offset, self._end)
             data += self._tail[start - self._end : end - self._end]
         return data
+
+    def prefetch(self, places: Sequence[tuple[int, int]]) -> None:
+        self._source.prefetch(places)
 
     def close(self) -> None:
         self._source.close()

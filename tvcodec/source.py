@@ -1,12 +1,16 @@
-"""Where the bytes of a file come from."""
+"""Where the bytes of a file come from: a disk, or whatever a URL leads to."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from tvcodec.errors import FormatError, naming
+from tvcodec.location import is_url
+
+PIECE = 8 << 20  # bytes
 
 
 class Source(Protocol):
@@ -17,7 +21,19 @@ class Source(Protocol):
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, or fewer if the file ends there. OSError if it fails."""
 
+    def prefetch(self, places: Sequence[tuple[int, int]]) -> None:
+        """Told that what lies there (offset, length) will be read: now is the time to fetch it."""
+
     def close(self) -> None: ...
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """The file at a path or URL; TvqError and OSError if it cannot be opened."""
+    if not is_url(path):
+        return FileSource(path)
+    from tvcodec.remote import RemoteSource  # here, since fsspec takes longer than reading a file
+
+    return RemoteSource(os.fspath(path))
 
 
 class FileSource:
@@ -41,6 +57,14 @@ class FileSource:
                 offset += len(piece)
                 length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def prefetch(self, places: Sequence[tuple[int, int]]) -> None:
+        """Nothing: a disk is near."""
+
+    def whole(self) -> Iterator[bytes]:
+        """All bytes in order."""
+        for start in range(0, self.size, PIECE):
+            yield self.read_at(start, min(PIECE, self.size - start))
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -324,6 +324,9 @@ class _Cut:
 
     def read_at(self, offset: int, length: int) -> bytes:
         return self.data[offset : offset + length]
+
+    def prefetch(self, places: Sequence[tuple[int, int]]) -> None:
+        pass
 
     def close(self) -> None:
         pass

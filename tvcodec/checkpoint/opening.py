@@ -16,6 +16,7 @@ from tvcodec.checkpoint.stored import FileTensor, MemoryTensor, StoredTensor
 from tvcodec.checkpoint.torch_file import read_torch
 from tvcodec.errors import CheckpointError
 from tvcodec.index.fields import NAME_MAX, valid_parameter_name
+from tvcodec.location import is_url, shown
 
 
 class Checkpoint:
@@ -138,6 +139,11 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
         return source
     if isinstance(source, Mapping):
         return _open_mapping(source)
+    if is_url(source):
+        raise CheckpointError(
+            f"{shown(source)}: expected a checkpoint on a local disk, got a URL",
+            "download it first: only .tvq files are read from URLs",
+        )
     path = Path(source)
     if path.is_dir():
         return Checkpoint(read_directory(path, _check_kind), str(path), path, path)

@@ -14,6 +14,7 @@ import click
 
 from tvcodec import __version__
 from tvcodec.cli.add import add
+from tvcodec.cli.copy import copy
 from tvcodec.cli.decode import decode
 from tvcodec.cli.encode import encode
 from tvcodec.cli.info import info
@@ -65,7 +66,8 @@ def main() -> None:
     """Many fine-tunes of one base model in one small file.
 
     A .tvq file holds the task vectors (fine-tune minus base model) of any number of fine-tunes.
-    With the base model it gives back any of them, or a merge of several.
+    With the base model it gives back any of them, or a merge of several. It may be read from a URL:
+    https://, s3:// or whatever else fsspec opens.
 
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
@@ -77,5 +79,5 @@ def main() -> None:
     """
 
 
-for command in (encode, add, remove, decode, merge, info, verify, salvage):
+for command in (encode, add, remove, decode, merge, info, verify, salvage, copy):
     main.add_command(command)

@@ -6,6 +6,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import click
@@ -62,7 +63,8 @@ def info(
         raise click.UsageError("--task goes with --parameters")
     if diagnostics and parameters:
         raise click.UsageError("--parameters and --diagnostics exclude each other: give one")
-    archive = Archive(bank, expected_root=expect_root)
+    opened = closing(Archive(bank, expected_root=expect_root))
+    archive = click.get_current_context().with_resource(opened)
     chosen = (task,) if task is not None else archive.tasks
     if diagnostics:
         printing.print_json(diagnosed(archive))
@@ -76,7 +78,6 @@ def info(
             click.echo(parameters_text(archive, name))
     else:
         click.echo(_text(_describe(archive, kinds)))
-    archive.close()
 
 
 def _describe(archive: Archive, kinds: bool) -> dict[str, Any]:
@@ -84,6 +85,8 @@ def _describe(archive: Archive, kinds: bool) -> dict[str, Any]:
     root = archive.root
     values = sum(parameter.count for parameter in root.base_model)
     read_tasks = kinds or sum(task.index_length for task in root.tasks) <= INDEX_BYTES
+    if read_tasks:
+        archive.prefetch_indexes()
     shared = archive.container.size - sum(task.group.length for task in root.tasks)
     tasks = []
     for task in root.tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -49,7 +50,8 @@ def verify(
     paths = options.by_task(originals)
     if bool(paths) != (base_model is not None):
         raise click.UsageError("--base-model and --against go together")
-    archive = Archive(bank, expected_root=expect_root)
+    opened = closing(Archive(bank, expected_root=expect_root))
+    archive = click.get_current_context().with_resource(opened)
     for task in paths:
         archive.record(task)
     archive.verify()
@@ -58,12 +60,11 @@ def verify(
     stored = sum(archive.group(group).sections_length for group in archive.groups)
     with progress(("reading", stored), unit=" bytes") as advance:
         content = content_digest(archive, advance).hex()
-    archive.close()
     results = _remeasure(bank, archive, base_model, paths) if base_model is not None else []
     if as_json:
         printing.print_json(
             {
-                "path": bank,
+                "path": archive.path,
                 "root": archive.container.root_digest.hex(),
                 "content": content,
                 "tasks": list(archive.tasks),
@@ -72,7 +73,7 @@ def verify(
         )
     else:
         tasks, size = printing.counted(len(archive.tasks), "task"), archive.container.size
-        where = f"{printing.printable(bank)}: {tasks}, {printing.amount(size)}"
+        where = f"{printing.printable(archive.path)}: {tasks}, {printing.amount(size)}"
         click.echo(f"{where}: all checksums hold")
         click.echo(f"root     {archive.container.root_digest.hex()}\ncontent  {content}")
         if results:
