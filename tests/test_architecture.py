@@ -74,7 +74,7 @@ IMPORTS = {
     " similarity spool survey threads",
     "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
-    "fine_tune": "base_model checkpoint dense parts stored_task",
+    "fine_tune": "base_model checkpoint dense parts stored_task summands",
     "live_module": "base_model errors fine_tune threads",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
