@@ -16,6 +16,7 @@ from tvcodec.checkpoint.stored import FileTensor, MemoryTensor, StoredTensor
 from tvcodec.checkpoint.torch_file import read_torch
 from tvcodec.errors import CheckpointError
 from tvcodec.index.fields import NAME_MAX, valid_parameter_name
+from tvcodec.product import Product
 
 
 class Checkpoint:
@@ -55,12 +56,25 @@ class Checkpoint:
         """The whole tensor on the CPU, contiguous; only its own bytes are read."""
         return self._stored[name].read()
 
+    def stored(self, name: str) -> StoredTensor:
+        """Where the tensor lies, to be read later."""
+        return self._stored[name]
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension; only their bytes are read."""
         shape = self.shape(name)
         if not shape or not 0 <= start <= stop <= shape[0]:
             raise IndexError(f"{name!r}: rows {start}:{stop} of shape {shape}")
         return self._stored[name].rows(start, stop)
+
+    def product(self, name: str) -> Product | None:
+        """What an adapter adds to the base model's tensor, where it is a thin product; None where
+        it is not, or this is no adapter."""
+        return None
+
+    def borrows(self, name: str) -> bool:
+        """Whether the tensor is the base model's own, to which an adapter adds nothing."""
+        return False
 
     @property
     def stored_bytes(self) -> int:
@@ -221,4 +235,6 @@ def _run(stored: StoredTensor) -> tuple[object, int, int]:
     length = prod(stored.shape) * stored.dtype.itemsize
     if isinstance(stored, FileTensor):
         return stored.file.path, stored.start, length
-    return None, stored.tensor.data_ptr() if length else 0, length
+    if isinstance(stored, MemoryTensor):
+        return None, stored.tensor.data_ptr() if length else 0, length
+    return stored, 0, length

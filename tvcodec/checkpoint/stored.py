@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +68,22 @@ class SourceFile:
             )
 
 
+class StoredTensor(Protocol):
+    """A tensor that is read, or made, when it is asked for."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self) -> Tensor:
+        """The tensor, contiguous."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the first dimension."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileTensor:
     """A tensor whose elements lie in a file, from byte `start` on, `stride` elements apart."""
@@ -121,9 +138,6 @@ class MemoryTensor:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension."""
         return self.tensor.detach()[start:stop].resolve_neg().contiguous()
-
-
-StoredTensor = FileTensor | MemoryTensor
 
 
 def _buffer(length: int) -> Tensor:
