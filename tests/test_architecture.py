@@ -22,6 +22,7 @@ IMPORTS = {
     # what everything may know
     "errors": "",
     "threads": "",
+    "modules": "errors",
     # bytes, which know no tensors
     "source": "errors",
     "memory": "errors",
@@ -36,12 +37,14 @@ IMPORTS = {
     "locking": "errors",
     "editing": "archive assembly container errors locking",
     "salvaging": "archive assembly container errors index source",
+    "carrier": "archive container durable errors index source",
     # numbers, which know no bytes
     "quantize": "dense",
     "dense": "",
-    "lowrank": "quantize",
+    "product": "",
+    "lowrank": "product quantize",
     "rotated": "quantize",
-    "sketch": "rotated",
+    "sketch": "product rotated",
     "basis": "",
     "merge": "dense errors",
     # numpy arrays <-> bytes
@@ -50,22 +53,22 @@ IMPORTS = {
     # where maths meets bytes: one parameter
     "codec": "basis dense entropy errors index lowrank quantize rotated",
     "parts": "basis codec dense index rotated",
-    "auto": "codec dense entropy index lowrank quantize rotated",
+    "auto": "codec dense entropy index lowrank product quantize rotated",
     "recipes": "auto",
     "rate": "errors",
-    "parameter": "auto codec dense index quantize recipes",
+    "parameter": "auto codec dense index lowrank product quantize recipes",
     # models in and out
-    "checkpoint": "durable errors index threads",
+    "checkpoint": "dense durable errors index product threads",
     "model": "checkpoint errors memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter",
     "published": "auto codec dense errors family lowrank merge quantize",
     # the two walks, which never meet
-    "survey": "checkpoint dense errors index",
+    "survey": "checkpoint dense errors index product",
     "spool": "codec container entropy index parameter similarity sketch survey",
     "sharing": "auto dense family index parameter recipes",
-    "joint": "dense family masks parameter recipes sharing spool survey",
+    "joint": "family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
     " similarity spool survey threads",
     "base_model": "archive checkpoint errors",
@@ -76,20 +79,29 @@ IMPORTS = {
     " task_vector",
     "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
     " task_vector",
+    "lora": "base_model checkpoint decoder dense durable errors lowrank modules parts product"
+    " stored_task",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors locking published rate recipes similarity sketch survey",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint container content decoder editing encoder errors"
-    " index merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive carrier checkpoint container content decoder editing encoder"
+    " errors index lora merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
-    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
+    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging", "carrier"),
 }
-MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
-LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
+MATHS = {"quantize", "dense", "product", "lowrank", "rotated", "sketch", "basis", "merge"}
+LIGHT = {
+    *BYTES,
+    "errors",
+    "modules",
+    "entropy",
+    "content",
+    "__init__",
+}  # import no torch, nor what does
 
 HOMES = {
     "zstandard": {"entropy"},

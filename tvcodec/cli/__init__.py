@@ -16,6 +16,7 @@ from tvcodec import __version__
 from tvcodec.cli.add import add
 from tvcodec.cli.decode import decode
 from tvcodec.cli.encode import encode
+from tvcodec.cli.export import export, import_
 from tvcodec.cli.info import info
 from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
@@ -77,5 +78,5 @@ def main() -> None:
     """
 
 
-for command in (encode, add, remove, decode, merge, info, verify, salvage):
+for command in (encode, add, remove, decode, merge, export, import_, info, verify, salvage):
     main.add_command(command)
