@@ -22,6 +22,7 @@ IMPORTS = {
     # what everything may know
     "errors": "",
     "threads": "",
+    "modules": "errors",
     # bytes, which know no tensors
     "location": "errors",
     "source": "errors location remote",
@@ -39,12 +40,14 @@ IMPORTS = {
     "editing": "archive assembly container errors location locking",
     "salvaging": "archive assembly container errors index location source",
     "copying": "archive assembly container durable errors location remote source",
+    "carrier": "archive container durable errors index source",
     # numbers, which know no bytes
     "quantize": "dense",
     "dense": "",
-    "lowrank": "quantize",
+    "product": "",
+    "lowrank": "product quantize",
     "rotated": "quantize",
-    "sketch": "rotated",
+    "sketch": "product rotated",
     "basis": "",
     "merge": "dense errors",
     # numpy arrays <-> bytes
@@ -54,22 +57,22 @@ IMPORTS = {
     "summands": "basis dense index lowrank quantize rotated",
     "codec": "basis dense entropy errors index lowrank quantize rotated summands",
     "parts": "basis dense index rotated summands",
-    "auto": "codec dense entropy index lowrank quantize rotated summands",
+    "auto": "codec dense entropy index lowrank product quantize rotated summands",
     "recipes": "auto",
     "rate": "errors",
-    "parameter": "auto codec dense index quantize recipes",
+    "parameter": "auto codec dense index lowrank product quantize recipes",
     # models in and out
-    "checkpoint": "durable errors index location threads",
+    "checkpoint": "dense durable errors index location product threads",
     "model": "checkpoint errors memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter summands",
     "published": "auto dense errors family lowrank merge quantize summands",
     # the two walks, which never meet
-    "survey": "checkpoint dense errors index",
+    "survey": "checkpoint dense errors index product",
     "spool": "codec container entropy index parameter similarity sketch survey",
     "sharing": "auto dense family index parameter recipes",
-    "joint": "dense family masks parameter recipes sharing spool survey",
+    "joint": "family masks parameter recipes sharing spool survey",
     "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
     " similarity spool survey threads",
     "base_model": "archive checkpoint errors threads",
@@ -81,21 +84,30 @@ IMPORTS = {
     " task_vector",
     "decoder": "archive base_model checkpoint errors fine_tune live_module merging model"
     " stored_task task_vector",
+    "lora": "base_model checkpoint decoder dense durable errors lowrank modules parts product"
+    " stored_task",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors location locking published rate recipes similarity sketch survey",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint container content copying decoder editing encoder"
-    " errors index merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive carrier checkpoint container content copying decoder editing"
+    " encoder errors index lora merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
-    *("location", "remote", "copying"),
+    *("location", "remote", "copying", "carrier"),
 }
-MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
-LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
+MATHS = {"quantize", "dense", "product", "lowrank", "rotated", "sketch", "basis", "merge"}
+LIGHT = {
+    *BYTES,
+    "errors",
+    "modules",
+    "entropy",
+    "content",
+    "__init__",
+}  # import no torch, nor what does
 
 HOMES = {
     "zstandard": {"entropy"},

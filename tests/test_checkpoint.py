@@ -387,7 +387,7 @@ def test_directories_without_weights(tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"x")
     refused(tmp_path, "other files", hint="other.safetensors")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
-    refused(tmp_path, hint="merge it into its base model")
+    refused(tmp_path, hint="with its adapter_config.json is a fine-tune")
 
 
 def with_index(folder: Path, **changes: str | None) -> Path:

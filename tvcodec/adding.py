@@ -13,7 +13,13 @@ from tvcodec import similarity
 from tvcodec.archive import Archive
 from tvcodec.assembly import Taken, Written
 from tvcodec.base_model import BaseModel
-from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
+from tvcodec.checkpoint import (
+    Checkpoint,
+    CheckpointSource,
+    open_checkpoint,
+    open_fine_tune,
+    refuse_inputs,
+)
 from tvcodec.container import Writer
 from tvcodec.decoder import Bank
 from tvcodec.durable import scratch_directory
@@ -71,7 +77,7 @@ def add(
         )
     base = open_checkpoint(base_model)
     if output is not None:
-        tunes = [open_checkpoint(source) for source in fine_tunes.values()]
+        tunes = [open_fine_tune(source, base) for source in fine_tunes.values()]
         used = [checkpoint.paths for checkpoint in (base, *tunes)]
         refuse_inputs(output, {Path(path), *itertools.chain.from_iterable(used)})
     with closing(Archive(path, expected_root=expected_root)) as archive:

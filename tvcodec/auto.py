@@ -6,6 +6,7 @@ distortion is either the squared error or what that error does to the function o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from tvcodec import codec, dense, entropy, lowrank, quantize, rotated, summands
 from tvcodec.dense import squared_norm
 from tvcodec.index import Extent
+from tvcodec.product import Product
 
 # A network forgives white noise in a weight matrix according to its size beside the weights
 # themselves: noise of ratio r to the base model's norm costs what shrinking the task vector by
@@ -83,13 +85,13 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
 
     `base_norm` is the norm of the base model's weights in the same place.
     """
-    judge = _Judge(matrix, base_norm, target)
+    judge = _Judge(squared_norm(matrix), matrix.numel(), base_norm, target)
     if judge.slope * judge.energy < LEAST_BITS:
         return NOTHING
     unit = dense.unit(math.sqrt(judge.energy / matrix.numel()))
     if unit != 1.0:
         matrix, target = dense.divided(matrix, unit), target.divided(unit)
-        judge = _Judge(matrix, base_norm / unit, target)
+        judge = _Judge(squared_norm(matrix), matrix.numel(), base_norm / unit, target)
     contents = _cheapest(matrix, judge, target, seed)
     if not contents:
         return NOTHING
@@ -98,6 +100,34 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
     rows, columns = matrix.shape
     values = summands.expand(contents, Extent(rows, columns, matrix.numel()), seed)
     return Choice(contents, stored, values)
+
+
+def choose_factors(product: Product, base_norm: float, target: Target) -> Choice:
+    """The best Choice of factors alone for a thin product, whose matrix is never made: `values` is
+    None. Their step is that of residuals, or of factors in front of rotated coding."""
+    energy, count = product.squared_norm(), math.prod(product.shape)
+    unit = dense.unit(math.sqrt(energy / count))
+    product, target = product.scaled(1 / unit), target.divided(unit)
+    energy = energy / unit**2
+    judge = _Judge(energy, count, base_norm / unit, target)
+    best, least = NOTHING, judge.slope * energy
+    steps = {judge.step, target.factor_step or judge.step}
+    floor = lowrank.component_floor(product.shape, min(steps), min(PRUNING))
+    known = lowrank.spectrum(product, floor)
+    for step, pruning in itertools.product(sorted(steps), PRUNING):
+        factors = lowrank.quantised_factors(product, known, step, pruning, quantize.DEAD_ZONE)
+        if factors is None:
+            continue
+        lost = product.minus(factors.product()).squared_norm() / energy
+        candidate = _Candidate(_cheapest_split(factors), 1 - lost, lost)
+        contents = judge.corrected(candidate)
+        stored = tuple(codec.store(content) for content in contents)
+        choice = Choice(contents, stored, None)
+        if (cost := judge.cost(choice.bits, candidate)) < least:
+            best, least = choice, cost
+    contents = tuple(summands.scaled(content, unit) for content in best.contents)
+    stored = tuple(codec.store(content, entropy.THOROUGH) for content in contents)
+    return Choice(contents, stored, None)
 
 
 def _cheapest(
@@ -126,15 +156,15 @@ def _two_bytes_each(matrix: Tensor) -> dense.Values | quantize.Stage:
 class _Judge:
     """What an error in one matrix costs."""
 
-    def __init__(self, matrix: Tensor, base_norm: float, target: Target) -> None:
-        self.energy = squared_norm(matrix)
+    def __init__(self, energy: float, count: int, base_norm: float, target: Target) -> None:
+        self.energy = energy
         self.exponent = target.gain
         self.step = target.step
         self.slope = 6 / math.log(2) / self.step**2
         ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
         if target.metric == "function" and target.rms and self.energy:
             # what a parameter does to the function grows less than its energy: measured, the root
-            self.slope *= target.rms * math.sqrt(matrix.numel() / self.energy)
+            self.slope *= target.rms * math.sqrt(count / self.energy)
             # and a task vector that is large beside the weights bears less of the same error
             self.slope *= (1 + min(ratio, 1.0)) ** 1.5
         self.noise_weight = 1.0

@@ -85,11 +85,11 @@ def task_vector(fine_tune: Tensor, base: Tensor) -> Tensor:
     return fine_tune.to(wide, copy=True).sub_(base).to(torch.float32)
 
 
-def fine_tune(base: Tensor, tau: Tensor, dtype: torch.dtype) -> Tensor:
+def fine_tune(base: Tensor, tau: Tensor, dtype: torch.dtype, reuse: bool = False) -> Tensor:
     """base + tau in `dtype`, for float tensors of one shape; added in float64 where that is the
-    dtype of the base or of the result, and else in float32. In the memory of `base` if it has the
-    dtype in which they are added."""
-    return converted(base.to(_wide(base.dtype, dtype)).add_(tau), dtype)
+    dtype of the base or of the result, and else in float32. With `reuse` in the memory of `base`,
+    if that has the dtype in which they are added."""
+    return converted(base.to(_wide(base.dtype, dtype), copy=not reuse).add_(tau), dtype)
 
 
 def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from tvcodec import joint, parameter, rate, similarity
-from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
+from tvcodec.checkpoint import (
+    Checkpoint,
+    CheckpointSource,
+    open_checkpoint,
+    open_fine_tune,
+    refuse_inputs,
+)
 from tvcodec.container import Writer
 from tvcodec.errors import TvqError
 from tvcodec.index import (
@@ -70,7 +76,8 @@ def encode(
 ) -> Summary:
     """Writes all fine-tunes into one .tvq file at `path`, which appears whole or not at all.
 
-    Checkpoints are files, directories or mappings of names to tensors. `recipe` defaults to the
+    Checkpoints are files, directories or mappings of names to tensors; a fine-tune may be the
+    directory of a LoRA adapter. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
     size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
     neither on the order of the tasks nor on `jobs`, the number of threads.
@@ -92,7 +99,9 @@ def encode(
     _check_names(fine_tunes)
     with ExitStack() as stack:
         base = stack.enter_context(open_checkpoint(base_model))
-        tunes = {name: stack.enter_context(_open(name, fine_tunes[name])) for name in fine_tunes}
+        tunes = {
+            name: stack.enter_context(_open(name, fine_tunes[name], base)) for name in fine_tunes
+        }
         given = Masks(
             {name: stack.enter_context(_open(name, mask)) for name, mask in (masks or {}).items()}
         )
@@ -119,9 +128,10 @@ def encode(
         return _write(writer, found, recipes, shared, spools)
 
 
-def _open(name: str, source: CheckpointSource) -> Checkpoint:
+def _open(name: str, source: CheckpointSource, base: Checkpoint | None = None) -> Checkpoint:
+    """A fine-tune of `base`; without one, any checkpoint."""
     with _naming(name):
-        return open_checkpoint(source)
+        return open_checkpoint(source) if base is None else open_fine_tune(source, base)
 
 
 @contextmanager
@@ -205,6 +215,7 @@ def _encode_parameter(
     run = map if found.base_model[number].count >= ALONE else pool.map
     recipe = recipes[0]  # those of tasks differ in their steps, which a goal finds
     share = share and recipe.share and recipe.metric == "mse" and not recipe.exact
+    share = share and not any(number in task.products for task in found.tasks)
 
     def encode_one(task: int) -> parameter.Coded | None:
         coded = _encode_task(found, found.tasks[task], number, recipes[task])
@@ -230,6 +241,10 @@ def _encode_task(
     read = functools.partial(task.read, number, found.base, found.base_model[number])
     if recipe.exact or not task.energies[number]:
         return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
+    product = task.product(number, found.base_model[number])
+    if product is not None:
+        base = found.base.tensor(found.base_model[number].name)
+        return parameter.encode_product(number, product, base, recipe, task.rms)
     return parameter.encode(number, read, recipe, task.rms)
 
 

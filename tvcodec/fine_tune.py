@@ -83,7 +83,7 @@ class FineTune:
         if parts.exact is not None:
             return dense.exact_restore(dense.converted(original, dtype), parts.exact)
         tau = self._tau(number, parts)
-        return dense.fine_tune(original, tau.view(original.shape), dtype)
+        return dense.fine_tune(original, tau.view(original.shape), dtype, reuse=True)
 
     def _tau(self, number: int, parts: Parts) -> Tensor:
         shape, of = self.archive.root.base_model[number].extent, self.task.stored_as(number)

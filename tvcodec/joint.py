@@ -8,7 +8,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from tvcodec.dense import task_vector
 from tvcodec.family import Family, Sum
 from tvcodec.masks import Masks
 from tvcodec.parameter import Coded, encode_exact
@@ -70,7 +69,7 @@ def shared_instead(
     are coded on their own, where that costs no more. The task vectors in `alone` are used up."""
     members = [n for n, coded in enumerate(alone) if coded is not None]
     each = [coded for coded in alone if coded is not None]
-    taus = [coded.tau for coded in each if coded.tau is not None]
+    taus = [coded.tau for coded in each if isinstance(coded.tau, Tensor)]
     if len(taus) < 2:
         return (), alone
     extent = found.base_model[number].extent
@@ -115,5 +114,4 @@ def _encode(found: Survey, run: Run, recipe: Joint, family: Family) -> Iterable[
 
 def _tau(found: Survey, task: TaskSurvey, number: int) -> Tensor:
     parameter = found.base_model[number]
-    tau = task_vector(*task.read(number, found.base, parameter))
-    return tau.reshape(parameter.extent.rows, -1)
+    return task.tau(number, found.base, parameter).reshape(parameter.extent.rows, -1)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tvcodec.product import Product
 from tvcodec.quantize import uniform_codes
 
 PEAKS = (7, 3, 2, 1)  # largest codes of which 1, 2, 2, 3 and 5 fit a byte
@@ -38,6 +39,10 @@ class Factors:
         """`total` [m, n] float32, to which the matrix times `factor` was added in place."""
         left = self.left.to(torch.float32, copy=True).mul_(self.scales * factor)
         return total.addmm_(left, self.right.to(torch.float32).T)
+
+    def product(self) -> Product:
+        """The matrix as a product of floats."""
+        return Product(self.left.to(torch.float32) * self.scales, self.right.to(torch.float32))
 
     def split(self) -> tuple[Factors, ...]:
         """The same sum as several: components whose codes are of one size together.
@@ -87,12 +92,17 @@ class Spectrum:
     vectors: Tensor  # [short side, r]
 
 
-def spectrum(matrix: Tensor, floor: float) -> Spectrum:
+def spectrum(matrix: Tensor | Product, floor: float) -> Spectrum:
     """The singular triplets of `matrix` [m, n] above `floor`.
 
     From the eigenvectors of the Gram matrix of the shorter side, which costs a fraction of a full
-    singular value decomposition and is as accurate for the strong triplets kept here.
+    singular value decomposition and is as accurate for the strong triplets kept here; those of a
+    product come from its factors.
     """
+    if isinstance(matrix, Product):
+        left, sigma, right = matrix.triplets()
+        strong = sigma > floor
+        return Spectrum(sigma[strong], (right if len(left) >= len(right) else left)[:, strong])
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     energies, vectors = torch.linalg.eigh(tall.T @ tall)
     sigma = energies.clamp_min(0).sqrt().flip(0)
@@ -107,7 +117,7 @@ def component_floor(shape: tuple[int, int], step: float, pruning: float) -> floa
 
 
 def quantised_factors(
-    matrix: Tensor, known: Spectrum, step: float, pruning: float, offset: float
+    matrix: Tensor | Product, known: Spectrum, step: float, pruning: float, offset: float
 ) -> Factors | None:
     """Factors of `matrix` [m, n] with codes of one `step`, of the components worth it; None where
     there is none.
@@ -139,7 +149,7 @@ def quantised_factors(
     return Factors(long, short, scales) if rows >= columns else Factors(short, long, scales)
 
 
-def _fitted_scales(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def _fitted_scales(matrix: Tensor | Product, left: Tensor, right: Tensor) -> Tensor:
     """Least-squares scales: (L'L * R'R) s = diag(L' M R)."""
     a, b = left.to(torch.float32), right.to(torch.float32)
     system = ((a.T @ a) * (b.T @ b)).double()

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tvcodec import auto, codec, dense, quantize
+from tvcodec import auto, codec, dense, lowrank, quantize
 from tvcodec.index import ROWS, Entry, Mask, Part, SmallMember, single
+from tvcodec.product import Product
 from tvcodec.recipes import Recipe
 
 SMALL = 4096  # values up to which a parameter is coded finely, together with the other small ones
@@ -34,7 +35,7 @@ class Coded:
     """
 
     lost: float  # squared error
-    tau: Tensor | None = None
+    tau: Tensor | Product | None = None
     entry: Entry | None = None
     section: bytes = b""
     member: SmallMember | None = None
@@ -72,6 +73,23 @@ def encode(number: int, read: Read, recipe: Recipe, rms: float) -> Coded:
         if len(exact.section) <= len(coded.section):
             return exact
     return coded
+
+
+def encode_product(number: int, tau: Product, base: Tensor, recipe: Recipe, rms: float) -> Coded:
+    """A thin product by its factors; the matrix itself is never made."""
+    base_norm = float(torch.linalg.vector_norm(_row_norms(base)))
+    choice = auto.choose_factors(tau, base_norm, recipe.target(rms))
+    energy = tau.squared_norm()
+    if not choice.stored:
+        return Coded(energy, tau)
+    factors = [item.product() for item in choice.contents if isinstance(item, lowrank.Factors)]
+    values = Product.total(factors)
+    lost = tau.minus(values).squared_norm()
+    error, gain = math.sqrt(lost / energy), values.inner_product(tau) / energy
+    section = b"".join(data for _, data in choice.stored)
+    parts: tuple[Part, ...] = tuple(part for part, _ in choice.stored)
+    norms = single(math.sqrt(energy)), single(error), single(gain)
+    return Coded(lost, tau, Entry(number, *norms, None, parts, len(section), 0), section)
 
 
 def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint
+from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, open_fine_tune
 from tvcodec.decoder import Bank
 from tvcodec.dense import inner_product, squared_norm, task_vector
 from tvcodec.index import Entry, Exact, SmallMember
@@ -45,7 +45,7 @@ def remeasure(
     """Decodes a task and compares it with the fine-tune that it was encoded from: bits where they
     are kept, or where the file says that nothing was lost, and errors elsewhere. Tied parameters
     have to be the same tensor. BaseModelMismatch, CheckpointError, UnknownTaskError."""
-    with open_checkpoint(base_model) as base, open_checkpoint(fine_tune) as original:
+    with open_checkpoint(base_model) as base, open_fine_tune(fine_tune, base) as original:
         measuring = _Measuring(bank, base, task, original)
         for parameter in bank.archive.root.base_model:
             measuring.look_at(parameter.name)
@@ -110,10 +110,15 @@ class _Measuring:
         stated = self.stated.get(number)
         if stated is None and _same(restored, original):
             return
-        tau = task_vector(original, base).nan_to_num_(0, 0, 0)
+        exact = isinstance(stated, Entry) and isinstance(stated.parts[0], Exact)
+        product = None if exact else self.original.product(name)
+        if product is None:
+            tau = task_vector(original, base).nan_to_num_(0, 0, 0)
+        else:
+            tau = product.dense().view(base.shape)
         energy = squared_norm(tau)
         self.energy += energy
-        if isinstance(stated, Entry) and isinstance(stated.parts[0], Exact):
+        if exact:
             self._same_bits(name, restored, original)
         elif stated is None and self.record.error:
             self.lost += energy

@@ -11,12 +11,15 @@ ICML 2009) for the sums; products of rotations (Andoni et al., NeurIPS 2015) for
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tvcodec import rotated
+from tvcodec.product import Product
 
 ROTATIONS = (2**32 - 1, 2**32 - 2)  # seeds of signs that no parameter's number is
 
@@ -28,15 +31,15 @@ class Sketch:
     def __init__(self, bits: int) -> None:
         self._sums = torch.zeros(bits, dtype=torch.float64)
 
-    def add(self, tau: Tensor, number: int) -> None:
+    def add(self, tau: Tensor | Product, number: int) -> None:
         """The task vector, float32 and finite, of the base model's parameter of that number."""
-        flat, size = tau.reshape(-1), len(self._sums)
-        for start in range(0, len(flat), rotated.PIECE):
-            piece = flat[start : start + rotated.PIECE]
+        size, start = len(self._sums), 0
+        for piece in _pieces(tau):
             rows = torch.zeros(-(-len(piece) // size), size)
             flips = rotated.signs(number, len(piece), start)
             torch.mul(piece, flips, out=rows.view(-1)[: len(piece)])
             self._sums += rows.sum(0, dtype=torch.float64)
+            start += len(piece)
 
     def packed(self) -> npt.NDArray[np.uint8]:
         """A bit for each rotated sum, the lowest bit of a byte first: set where it is negative."""
@@ -46,3 +49,9 @@ class Sketch:
         for seed in ROTATIONS:
             spread = rotated.rotate(spread, seed, log2).view(-1)
         return np.packbits((spread < 0).numpy(), bitorder="little")
+
+
+def _pieces(tau: Tensor | Product) -> Iterable[Tensor]:
+    if isinstance(tau, Product):
+        return tau.pieces(rotated.PIECE)
+    return torch.split(tau.reshape(-1), rotated.PIECE)

@@ -13,6 +13,7 @@ from tvcodec.checkpoint import Checkpoint, checksum, content_digest, fingerprint
 from tvcodec.dense import converted, squared_norm, task_vector
 from tvcodec.errors import CheckpointError
 from tvcodec.index import BaseParameter
+from tvcodec.product import Product
 
 NORM_MAX = 3e38
 LOSSY_NORM_MAX = 1e36  # noise of several times the norm has to fit float32 too
@@ -25,7 +26,8 @@ class TaskSurvey:
 
     `energies` holds the squared norm of the task vector of each parameter of floats with other bits
     (0.0 where float32 does not tell the difference: a zero of the other sign, 1e-50), and `kept`
-    the parameters that are stored whole: another shape or kind, or changed integers.
+    the parameters that are stored whole: another shape or kind, or changed integers. Those in
+    `products` have a task vector that an adapter gives as a thin product.
     """
 
     name: str
@@ -38,6 +40,7 @@ class TaskSurvey:
     reshaped: list[int] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
+    products: set[int] = field(default_factory=set)
     count: int = 0  # values of the parameters that have a task vector, changed or not
 
     def read(
@@ -48,6 +51,17 @@ class TaskSurvey:
         if number in self.rows:
             return self.checkpoint.rows(name, 0, parameter.dims[0]), base.tensor(name)
         return self.checkpoint.tensor(name), base.tensor(name)
+
+    def product(self, number: int, parameter: BaseParameter) -> Product | None:
+        """The task vector of a parameter as a thin product, where it is given so."""
+        return self.checkpoint.product(parameter.name) if number in self.products else None
+
+    def tau(self, number: int, base: Checkpoint, parameter: BaseParameter) -> Tensor:
+        """The task vector of a parameter, as far as the base model has it, float32."""
+        product = self.product(number, parameter)
+        if product is not None:
+            return product.dense().view(parameter.dims)
+        return task_vector(*self.read(number, base, parameter))
 
     @property
     def norm(self) -> float:
@@ -139,6 +153,9 @@ def _compare(
     task: TaskSurvey, number: int, parameter: BaseParameter, base: Checkpoint, exact: bool
 ) -> None:
     name, dims = parameter.name, parameter.dims
+    if task.checkpoint.borrows(name):
+        task.count += parameter.count if "float" in parameter.dtype else 0
+        return
     dtype, shape = task.checkpoint.dtype(name), task.checkpoint.shape(name)
     grown = bool(dims) and dims[1:] == shape[1:] and 0 < dims[0] < shape[0]
     if "float" not in dtype + parameter.dtype or "float" not in parameter.dtype:
@@ -174,6 +191,14 @@ def _compare_opaque(
 def _measure(
     task: TaskSurvey, number: int, parameter: BaseParameter, base: Checkpoint, exact: bool
 ) -> None:
+    product = None if exact else task.checkpoint.product(parameter.name)
+    if product is not None:
+        _check_finite(None, parameter.name, base.tensor(parameter.name), base.label)
+        task.count += parameter.count
+        if energy := product.squared_norm():
+            task.products.add(number)
+            _note_energy(task, number, parameter, energy)
+        return
     fine_tune = task.checkpoint.tensor(parameter.name)
     original = base.tensor(parameter.name)
     if not exact:
@@ -186,8 +211,13 @@ def _measure(
     tau = task_vector(common, original)
     energy = squared_norm(tau.nan_to_num_(0, 0, 0) if exact else tau)
     if exact:
-        energy = min(energy, NORM_MAX**2)
-    elif energy > LOSSY_NORM_MAX**2:
+        task.energies[number] = min(energy, NORM_MAX**2)
+    else:
+        _note_energy(task, number, parameter, energy)
+
+
+def _note_energy(task: TaskSurvey, number: int, parameter: BaseParameter, energy: float) -> None:
+    if not energy <= LOSSY_NORM_MAX**2:
         raise CheckpointError(
             f"task {task.name!r}: parameter {parameter.name!r}: expected a task vector of norm"
             f" {LOSSY_NORM_MAX:g} at most, got {math.sqrt(energy):g}",
@@ -217,6 +247,7 @@ def _find_alias(
     if of is not None and seen.get(of) == digest:
         task.aliases[number] = of
         del task.energies[number]
+        task.products.discard(number)
         task.rows.pop(number, None)
         task.dtypes.pop(number, None)
         task.count -= parameter.count

@@ -8,6 +8,7 @@ The rest of the program sees names, dtype names, shapes and one tensor at a time
 or which shard a tensor came from stays in here.
 """
 
+from tvcodec.checkpoint.adapter import open_fine_tune
 from tvcodec.checkpoint.digests import checksum, content_digest, fingerprint, first_nonfinite
 from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
 from tvcodec.checkpoint.inputs import refuse_inputs
@@ -33,6 +34,7 @@ __all__ = [
     "fingerprint",
     "first_nonfinite",
     "open_checkpoint",
+    "open_fine_tune",
     "plan_bytes",
     "refuse_inputs",
     "save_directory",

@@ -45,7 +45,7 @@ def read_directory(path: Path, check_file: Callable[[Path], None]) -> dict[str, 
 def _without_weights(path: Path) -> CheckpointError:
     names = sorted(entry.name for entry in path.iterdir())
     if "adapter_model.safetensors" in names or "adapter_model.bin" in names:
-        hint = "this is an adapter: merge it into its base model and give the merged model"
+        hint = "an adapter with its adapter_config.json is a fine-tune; nothing else is made of it"
     else:
         weights = [n for n in names if n.endswith((".safetensors", ".bin", ".pt", ".pth"))]
         hint = f"give the file itself: {path / weights[0]}" if weights else "download the weights"

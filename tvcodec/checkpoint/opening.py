@@ -17,6 +17,7 @@ from tvcodec.checkpoint.torch_file import read_torch
 from tvcodec.errors import CheckpointError
 from tvcodec.index.fields import NAME_MAX, valid_parameter_name
 from tvcodec.location import is_url, shown
+from tvcodec.product import Product
 
 
 class Checkpoint:
@@ -58,7 +59,15 @@ class Checkpoint:
 
     def tensor_into(self, name: str, out: Tensor) -> None:
         """The same in the place of `out`, contiguous, on the CPU, of its shape and dtype."""
-        self._stored[name].read_into(out)
+        stored = self._stored[name]
+        if isinstance(stored, FileTensor):
+            stored.read_into(out)
+        else:
+            out.copy_(stored.read())
+
+    def stored(self, name: str) -> StoredTensor:
+        """Where the tensor lies, to be read later."""
+        return self._stored[name]
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension; only their bytes are read."""
@@ -72,6 +81,15 @@ class Checkpoint:
         memory, where `tensor` gives what is the caller's own."""
         stored = self._stored[name]
         return stored if isinstance(stored, FileTensor) else None
+
+    def product(self, name: str) -> Product | None:
+        """What an adapter adds to the base model's tensor, where it is a thin product; None where
+        it is not, or this is no adapter."""
+        return None
+
+    def borrows(self, name: str) -> bool:
+        """Whether the tensor is the base model's own, to which an adapter adds nothing."""
+        return False
 
     @property
     def stored_bytes(self) -> int:
@@ -237,4 +255,6 @@ def _run(stored: StoredTensor) -> tuple[object, int, int]:
     length = prod(stored.shape) * stored.dtype.itemsize
     if isinstance(stored, FileTensor):
         return stored.file.path, stored.start, length
-    return None, stored.tensor.data_ptr() if length else 0, length
+    if isinstance(stored, MemoryTensor):
+        return None, stored.tensor.data_ptr() if length else 0, length
+    return stored, 0, length

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -73,6 +74,22 @@ class SourceFile:
             )
 
 
+class StoredTensor(Protocol):
+    """A tensor that is read, or made, when it is asked for."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self) -> Tensor:
+        """The tensor, contiguous."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the first dimension."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileTensor:
     """A tensor whose elements lie in a file, from byte `start` on, `stride` elements apart."""
@@ -131,16 +148,9 @@ class MemoryTensor:
         """The tensor itself, detached and contiguous."""
         return self.tensor.detach().resolve_neg().contiguous()
 
-    def read_into(self, out: Tensor) -> None:
-        """A copy in a tensor of its shape and dtype."""
-        out.copy_(self.tensor.detach())
-
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension."""
         return self.tensor.detach()[start:stop].resolve_neg().contiguous()
-
-
-StoredTensor = FileTensor | MemoryTensor
 
 
 def _buffer(length: int) -> Tensor:

@@ -17,6 +17,7 @@ from tvcodec.cli.add import add
 from tvcodec.cli.copy import copy
 from tvcodec.cli.decode import decode
 from tvcodec.cli.encode import encode
+from tvcodec.cli.export import export, import_
 from tvcodec.cli.info import info
 from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
@@ -79,5 +80,8 @@ def main() -> None:
     """
 
 
-for command in (encode, add, remove, decode, merge, info, verify, salvage, copy):
+for command in (
+    *(encode, add, remove, decode, merge, export, import_),
+    *(info, verify, salvage, copy),
+):
     main.add_command(command)

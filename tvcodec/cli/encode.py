@@ -105,8 +105,9 @@ def encode(
     """Write the task vectors of fine-tunes into one .tvq file.
 
     BASE_MODEL and each FINE_TUNE are a .safetensors file, a .pt or .bin state dict, or a Hugging
-    Face style directory; NAME is what the task is called from then on. They are read one parameter
-    at a time. The same inputs and options give the same bytes.
+    Face style directory, and a FINE_TUNE may be that of a LoRA adapter; NAME is what the task is
+    called from then on. They are read one parameter at a time. The same inputs and options give the
+    same bytes.
 
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq

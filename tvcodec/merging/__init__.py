@@ -32,7 +32,8 @@ def merged_model(
         original = base.copy(numbers[name])
         if not tasks.changed(numbers[name]):
             return original
-        return dense.fine_tune(original, tau(numbers[name]).mul_(plan.scaling), original.dtype)
+        merged = tau(numbers[name]).mul_(plan.scaling)
+        return dense.fine_tune(original, merged, original.dtype, reuse=True)
 
     shapes = {parameter.name: (parameter.dtype, parameter.dims) for parameter in tasks.parameters}
     return Model(shapes, compute, plan.metadata, base.directory)
