@@ -79,14 +79,21 @@ IMPORTS = {
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors locking published rate recipes similarity sketch survey",
+    "curve": "",
+    "ledger": "",
+    "search": "recipes",
+    "evaluating": "durable errors model",
+    "trials": "checkpoint curve decoder encoder errors ledger model recipes search",
+    "tuning": "__init__ adding archive assembly checkpoint container curve durable encoder ledger"
+    " search trials",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint container content decoder editing encoder errors"
-    " index merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive checkpoint container content curve decoder editing encoder"
+    " errors evaluating index merge published rate recipes remeasure salvaging tuning",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
-    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
+    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging", "curve"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
 LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
@@ -121,6 +128,7 @@ PUBLIC = [
     "open",
     "remove",
     "salvage",
+    "tune",
 ]
 
 
