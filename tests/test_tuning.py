@@ -55,9 +55,10 @@ def agreement(model: tvcodec.Model, task: str) -> float:
 
 
 def smooth_size(recipe: Recipe) -> int:
-    """Under the metric "mse" without gain, half of what other settings take."""
+    """Squared error without gain takes half of what others do, factors half as much again."""
     least = recipe.metric == "mse" and not recipe.gain
-    return int((1 if least else 2) * 1e6 * recipe.step**-1.5)
+    scale = 3 if recipe.factor_step else 1 if least else 2
+    return int(scale * 1e6 * recipe.step**-1.5)
 
 
 def searched(coarsest: dict[str, float], most: int = 99) -> tuple[Recipe | None, list[Recipe]]:
@@ -208,9 +209,12 @@ if deadly.exists() and len((here / "calls").read_text().splitlines()) == int(dea
 file = Path(model) / "model.safetensors" if Path(model).is_dir() else model
 data, rows = Path(file).read_bytes(), np.load(here / "rows.npy")
 start = 8 + int.from_bytes(data[:8], "little")
-state = {name: np.frombuffer(data[start + item["data_offsets"][0] : start + item["data_offsets"][1]],
-         "<f4").reshape(item["shape"])
-         for name, item in json.loads(data[8:start]).items() if name != "__metadata__"}
+state = {}
+for name, item in json.loads(data[8:start]).items():
+    if name != "__metadata__":
+        first, last = item["data_offsets"]
+        values = np.frombuffer(data[start + first : start + last], "<f4")
+        state[name] = values.reshape(item["shape"])
 found = (rows @ state["w"].T + state["v"]).argmax(1)
 print("done")
 print((found == np.load(here / f"{task}.npy")).mean())
@@ -234,7 +238,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def arguments(output: str, retain: str = "0.95") -> list[str]:
+def arguments(output: str, retain: str = "0.85") -> list[str]:
     command = f"{sys.executable} score.py {{model}} {{task}}"
     models = ["base.safetensors", "cars=cars.safetensors", "pets=pets"]
     few = ["--max-evaluations", "4"]
@@ -265,10 +269,10 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(here: Path) -> None:
     assert len(calls()) == len(wanted) + 1  # one that was never answered
     assert Path("bank.tvq").read_bytes() == Path("undisturbed.tvq").read_bytes()
 
-    other = CliRunner().invoke(main, [*arguments("bank.tvq", "0.9"), "--force", "--json"])
+    other = CliRunner().invoke(main, [*arguments("bank.tvq", "0.7"), "--force", "--json"])
     assert other.exit_code == 0, other.stderr
     value = json.loads(other.stdout)
-    assert value["curves"]["cars"]["retain"] == 0.9
+    assert value["curves"]["cars"]["retain"] == 0.7
     assert value["bytes"] < Path("undisturbed.tvq").stat().st_size
     assert len(calls()) - len(wanted) - 1 < len(wanted) - 2  # and no fine-tune again
     assert {path.suffix for path in here.iterdir() if path.name.startswith("bank")} == {
