@@ -89,15 +89,24 @@ IMPORTS = {
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors location locking published rate recipes similarity sketch survey",
+    # files of tasks coded one by one, by the user's own measure
+    "curve": "",
+    "ledger": "",
+    "search": "recipes",
+    "evaluating": "durable errors model",
+    "trials": "checkpoint curve decoder encoder errors ledger model recipes search",
+    "tuning": "__init__ adding archive assembly checkpoint container curve durable encoder ledger"
+    " search trials",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive carrier checkpoint container content copying decoder editing"
-    " encoder errors index lora merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive carrier checkpoint container content copying curve decoder"
+    " editing encoder errors evaluating index lora merge published rate recipes remeasure salvaging"
+    " tuning",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
-    *("location", "remote", "copying", "carrier"),
+    *("location", "remote", "copying", "carrier", "curve"),
 }
 MATHS = {"quantize", "dense", "product", "lowrank", "rotated", "sketch", "basis", "merge"}
 LIGHT = {
@@ -141,6 +150,7 @@ PUBLIC = [
     "open",
     "remove",
     "salvage",
+    "tune",
 ]
 
 

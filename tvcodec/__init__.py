@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tvcodec.rate import Goal
     from tvcodec.recipes import EXACT, QUALITIES, Recipe
     from tvcodec.salvaging import salvage
+    from tvcodec.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOMES = {
     "QUALITIES": ("recipes", "QUALITIES"),
     "Recipe": ("recipes", "Recipe"),
     "salvage": ("salvaging", "salvage"),
+    "tune": ("tuning", "tune"),
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "open",
     "remove",
     "salvage",
+    "tune",
 ]
 
 

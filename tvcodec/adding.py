@@ -103,7 +103,7 @@ def add(
             tasks = [Taken(archive, task) for task in stay]
             tasks += [Taken(new, task) for task in new.tasks]
             written = editing.finish(tasks, sketches)
-    return _summary(encoded, written)
+    return among(encoded, written)
 
 
 def _check_names(archive: Archive, names: Iterable[str], replace: bool) -> None:
@@ -147,8 +147,9 @@ def _sketches(
     return sketches
 
 
-def _summary(encoded: Summary, written: Written) -> Summary:
-    """Of the new tasks, with their share of what all tasks of the file have in common."""
+def among(encoded: Summary, written: Written) -> Summary:
+    """The summary of tasks that were encoded apart, as tasks of the file that they were copied
+    into: each with its share of what all tasks there have in common."""
     apart = encoded.bytes - sum(task.bytes for task in encoded.tasks)
     tasks = []
     for task in encoded.tasks:

@@ -96,7 +96,7 @@ def encode(
     elif isinstance(recipe, Recipe) and goal and goal.max_error is not None:
         recipe = replace(recipe, metric="mse", factor_step=None)
     _check_use(recipe, goal, masks, fine_tunes)
-    _check_names(fine_tunes)
+    check_names(fine_tunes)
     with ExitStack() as stack:
         base = stack.enter_context(open_checkpoint(base_model))
         tunes = {
@@ -159,7 +159,8 @@ def _check_use(
         raise ValueError(f"expected a mask for each task, got none, or no task, for {odd}")
 
 
-def _check_names(fine_tunes: Mapping[str, object]) -> None:
+def check_names(fine_tunes: Mapping[str, object]) -> None:
+    """ValueError unless these can be the names of a file's tasks."""
     if not fine_tunes:
         raise ValueError("expected at least one fine-tune, got none")
     folded: dict[str, str] = {}

@@ -1,15 +1,20 @@
-"""The accuracy of a model on the sample's tasks, and which models are the same bit for bit."""
+"""The accuracy of a model on the sample's tasks, and which models are the same bit for bit.
+
+python -m sample.evaluate MODEL.safetensors TASK
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import load_file
 from sample.model import ViT
 from torch import Tensor
 
@@ -64,3 +69,7 @@ def digests() -> dict[str, str]:
 
 def _widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+if __name__ == "__main__":
+    print(accuracy(load_file(sys.argv[1]), sys.argv[2]))

@@ -23,6 +23,7 @@ from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
 from tvcodec.cli.remove import remove
 from tvcodec.cli.salvage import salvage
+from tvcodec.cli.tune import tune
 from tvcodec.cli.verify import verify
 from tvcodec.errors import TvqError
 
@@ -80,8 +81,9 @@ def main() -> None:
     """
 
 
-for command in (
-    *(encode, add, remove, decode, merge, export, import_),
+COMMANDS = (
+    *(encode, tune, add, remove, decode, merge, export, import_),
     *(info, verify, salvage, copy),
-):
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import textwrap
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from tvcodec import curve
 from tvcodec.archive import Archive
 from tvcodec.cli import options, printing
 from tvcodec.cli.diagnostics import diagnostics as diagnosed
@@ -101,6 +103,9 @@ def _describe(archive: Archive, kinds: bool) -> dict[str, Any]:
                 "recipe": archive.index(task.name).metadata.get("recipe") if read_tasks else None,
             }
         )
+        metadata = archive.index(task.name).metadata if read_tasks else {}
+        if found := curve.from_metadata(metadata):
+            tasks[-1]["tuning"] = dataclasses.asdict(found)
     return {
         "path": archive.path,
         "bytes": archive.container.size,
@@ -127,6 +132,7 @@ def _text(value: dict[str, Any]) -> str:
         f"root        {value['root']}",
         _tasks(value["tasks"]),
         *_whole_recipe(value["tasks"]),
+        *_tuned(value["tasks"]),
         _kinds(value),
         *_similarity([task["task"] for task in value["tasks"]], value),
     ]
@@ -154,6 +160,20 @@ def _whole_recipe(tasks: list[dict[str, Any]]) -> Iterator[str]:
     text = _recipe(said.pop()) if len(said) == 1 else ""
     if len(text) > RECIPE_ROOM:
         yield textwrap.fill(f"recipe  {text}", 80, subsequent_indent=" " * 8)
+
+
+def _tuned(tasks: list[dict[str, Any]]) -> Iterator[str]:
+    """What tuning kept of the scores of tasks."""
+    rows = []
+    for task in tasks:
+        if (found := task.get("tuning")) is None:
+            continue
+        point = found["points"][found["chosen"]]
+        score = "-" if point["score"] is None else f"{point['score']:.6g}"
+        share, wanted = printing.percent(point["share"]), printing.percent(found["retain"])
+        rows.append((task["task"], score, share, wanted, str(len(found["points"]))))
+    if rows:
+        yield printing.table(("tuned", "score", "kept", "at least", "settings tried"), rows)
 
 
 def _recipe(text: str | None) -> str:
