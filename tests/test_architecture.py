@@ -22,6 +22,7 @@ IMPORTS = {
     # what everything may know
     "errors": "",
     "threads": "",
+    "wording": "",
     # bytes, which know no tensors
     "source": "errors",
     "memory": "errors",
@@ -79,17 +80,19 @@ IMPORTS = {
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors locking published rate recipes similarity sketch survey",
+    "report": "__init__ archive errors index lowrank stored_task wording",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint container content decoder editing encoder errors"
-    " index merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive checkpoint container content decoder durable editing encoder"
+    " errors index merge published rate recipes remeasure report salvaging wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
-LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
+# import no torch, nor what does
+LIGHT = {*BYTES, "errors", "entropy", "content", "wording", "__init__"}
 
 HOMES = {
     "zstandard": {"entropy"},
@@ -99,6 +102,8 @@ HOMES = {
     "tqdm": {"cli"},
     "tabulate": {"cli"},
     "omegaconf": {"cli"},
+    "matplotlib": {"report"},
+    "scipy": {"report"},
     "sklearn": {"merge"},
 }
 
@@ -232,6 +237,7 @@ def test_a_module_is_short(path):
         "run('info', 'tools/sample/fine-tunes.tvq')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--diagnostics')",
+        "run('report', '--help')",
     ],
 )
 def test_torch_is_not_imported_by(code):

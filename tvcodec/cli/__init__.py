@@ -20,6 +20,7 @@ from tvcodec.cli.info import info
 from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
 from tvcodec.cli.remove import remove
+from tvcodec.cli.report import report
 from tvcodec.cli.salvage import salvage
 from tvcodec.cli.verify import verify
 from tvcodec.errors import TvqError
@@ -77,5 +78,5 @@ def main() -> None:
     """
 
 
-for command in (encode, add, remove, decode, merge, info, verify, salvage):
+for command in (encode, add, remove, decode, merge, info, report, verify, salvage):
     main.add_command(command)

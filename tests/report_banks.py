@@ -1,0 +1,90 @@
+"""Files to report on: one whose names and metadata want to be markup, and one of many tasks."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import normal
+
+import tvcodec
+from tvcodec import similarity
+
+HOSTILE = (
+    "</title></style><script>document.title='gone'</script>",
+    "<img src=x onerror=\"document.title='gone'\">.weight",
+    "layer.3.$\\frac{1}{0}$ ${title} -->]]>.weight",
+    "layer.12.'\" onfocus=\"document.title='gone'\" &lt;b&amp;.weight",
+    "layer.4.fill: #010101; 名前 \U0001f600.weight",
+    "a" * 500 + ".weight",
+)
+RECIPE = "<script>\x00\n</script>\u202e"
+TUNING = {
+    "retain": 0.99,
+    "reference": 0.8,
+    "points": [
+        {"step": 4.0, "gain": 1.0, "bits": 0.2, "metric": 0.7, "share": 0.5},
+        {"step": 2.0, "gain": 1.0, "bits": 0.9, "metric": 0.8, "share": 0.9},
+        {"step": 3.0, "gain": 1.0, "bits": 0.5, "metric": 0.796, "share": 0.7},
+    ],
+    "chosen": 2,
+}
+MALFORMED = [
+    "",
+    "[" * 100_000,
+    "[]",
+    "null",
+    '{"retain": 1}',
+    '{"reference": 0, "points": [{"bits": 1, "metric": 1}]}',
+    '{"reference": 1e999, "points": [{"bits": 1, "metric": 1}]}',
+    '{"reference": NaN, "points": [{"bits": 1, "metric": 1}]}',
+    '{"reference": 1, "points": {"bits": 1, "metric": 1}}',
+    '{"reference": 1, "points": [1, null, [], {}, {"bits": "1", "metric": 1}]}',
+    '{"reference": 1, "points": [{"bits": true, "metric": 1}, {"bits": -1, "metric": 1}]}',
+    '{"reference": 1e-300, "points": [{"bits": 1, "metric": 1e300}]}',
+    '{"reference": 1, "points": [{"bits": 1' + "0" * 400 + ', "metric": 1}]}',
+]
+
+
+def hostile_bank(path: Path) -> Path:
+    """Three tasks of parameters named by whoever wishes ill; the first is tuned, the second says
+    nonsense of it, and all three have markup for a recipe."""
+    base = {name: normal(at, 24, 16) for at, name in enumerate(HOSTILE)}
+    wide = [*HOSTILE[:2], "layer.0.weight"]
+    base.update({name: normal(50 + at, 128, 96) for at, name in enumerate(wide)})
+    tunes = {}
+    for at, task in enumerate(("ant", "bee", "cat")):
+        low = torch.outer(normal(60 + at, 128), normal(70 + at, 96, scale=0.1))
+        tunes[task] = {
+            name: value + 0.01 * normal(100 * at + n, *value.shape)
+            for n, (name, value) in enumerate(base.items())
+        }
+        for name in wide:
+            tunes[task][name] += low
+    texts = [json.dumps(TUNING), MALFORMED[9], "\x00\x1b[31m<b>\u202e"]
+    turns = itertools.cycle(texts)
+    with pytest.MonkeyPatch.context() as patch:
+        known = similarity.as_metadata
+        patch.setattr(
+            similarity,
+            "as_metadata",
+            lambda sketch: known(sketch) | {"recipe": RECIPE, "tuning": next(turns)},
+        )
+        tvcodec.encode(base, tunes, path, recipe=tvcodec.QUALITIES["high"])
+    return path
+
+
+def many_tasks(path: Path, tasks: int = 44) -> Path:
+    """Tasks in two families, over twelve layers."""
+    base = {f"blocks.{at}.weight": normal(at, 12, 12) for at in range(12)}
+    families = [{name: normal(500 + f, 12, 12, scale=0.02) for name in base} for f in range(2)]
+    tunes = {
+        f"task-{at:03}": {
+            name: value + families[at % 2][name] + normal(at + 1, 12, 12, scale=0.01)
+            for name, value in base.items()
+        }
+        for at in range(tasks)
+    }
+    tvcodec.encode(base, tunes, path, recipe=tvcodec.Recipe(step=2.0))
+    return path
