@@ -1,6 +1,5 @@
 """A headless Chromium that is told what to do over a pipe (DevTools protocol)."""
 
-import base64
 import json
 import os
 import subprocess
@@ -76,16 +75,17 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def press(self, key: str, code: int) -> None:
-        for kind in ("rawKeyDown", "keyUp"):
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """A key down and up, and what it types, if that is anything."""
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
             self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                text=text if kind == "keyDown" else "",
             )
-
-    def picture(self) -> bytes:
-        """PNG of the whole page."""
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        return base64.b64decode(shot["data"])
 
 
 @contextmanager

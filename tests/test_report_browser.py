@@ -12,7 +12,7 @@ from tvcodec.archive import Archive
 from tvcodec.report import build
 
 CHROMIUM = shutil.which("chromium") or ""  # conftest.py: without one, this file is not collected
-TAB = ("Tab", 9)
+TAB, ENTER = ("Tab", 9), ("Enter", 13, "\r")
 FOCUSABLE = "a[href], summary, [tabindex='0']"
 VISIBLE = f'[...document.querySelectorAll("{FOCUSABLE}")].filter(e => e.checkVisibility())'
 
@@ -76,7 +76,7 @@ def test_charts_show_something_inside_their_frames(tab: Page, pages: list[Path])
         assert len(drawn) == charts
         for height, marks, outside in drawn:
             assert height > 100
-            assert marks > 5
+            assert marks >= 3
             assert outside == 0
 
 
@@ -124,9 +124,9 @@ def test_tab_reaches_everything_there_is_to_use(tab: Page, pages: list[Path]) ->
 def test_a_table_opens_by_keyboard_and_the_skip_link_skips(tab: Page, pages: list[Path]) -> None:
     tab.show(pages[0], 360)
     tab.press(*TAB)
-    tab.press("Enter", 13)
+    tab.press(*ENTER)
     assert tab.value("document.activeElement.id") == "main"
     tab.value("document.querySelector('summary').focus()")
-    tab.press("Enter", 13)
+    tab.press(*ENTER)
     assert tab.value("document.querySelector('details').open")
     assert tab.value("document.documentElement.scrollWidth") <= 360
