@@ -10,6 +10,7 @@ from tvcodec.report import page, sections, style
 from tvcodec.report.facts import Facts, Progress, gather
 from tvcodec.report.likeness import likeness
 from tvcodec.report.spectra import spectra
+from tvcodec.report.summary import summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Report:
     def page(self) -> bytes:
         """The page, HTML in UTF-8, which asks for no other file; the same .tvq file under the same
         name gives the same bytes with the same libraries."""
-        lead, terms = sections.summary(self.facts)
+        lead, terms = summary(self.facts)
         return page.page(f"Report on {self.facts.name}", lead, terms, self.sections).encode()
 
     def png(self, plot: str) -> bytes:

@@ -13,7 +13,7 @@ from tvcodec.report.facts import REST, Depth, Facts, TaskFacts
 from tvcodec.report.likeness import Likeness
 from tvcodec.report.spectra import MOST_TASKS, Spectrum
 from tvcodec.report.style import Draw
-from tvcodec.wording import amount, bits, counted, percent, recipe
+from tvcodec.wording import amount, bits, percent, recipe
 
 KINDS = (  # each with a colour of its own
     *("factors", "rotated", "stages", "exact", "kept whole"),
@@ -290,28 +290,4 @@ def tuning(facts: Facts) -> Section | None:
             lambda palette: charts.tuning(palette, shown),
         ),
         (Table("Settings tried", ("task", "bits per parameter", "retained", ""), rows),),
-    )
-
-
-def summary(facts: Facts) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """A sentence or two, and what the file is, as pairs of term and value."""
-    said = f"{counted(len(facts.tasks), 'task')} of one base model in {amount(facts.bytes)}"
-    if facts.bits:
-        said += (
-            f": {bits(facts.bits)} bits per parameter and task,"
-            f" {16 / facts.bits:,.1f} times smaller than the fine-tunes in 16 bits,"
-            f" {32 / facts.bits:,.1f} times smaller than in 32."
-        )
-    if facts.tasks:
-        worst = max(facts.tasks, key=lambda task: task.error)
-        said += f" The greatest error of a task is {percent(worst.error)}, of {worst.name}."
-    recipes = sorted({recipe(task.recipe) for task in facts.tasks})
-    base = f"{facts.parameters:,} parameters, {facts.values:,} values"
-    return said, (
-        ("file", facts.name),
-        ("size", f"{amount(facts.bytes)} ({facts.bytes:,} bytes)"),
-        ("base model", base),
-        ("base model, SHA-256", facts.base_model),
-        ("root digest", facts.root),
-        ("recipe", recipes[0] if len(recipes) == 1 else f"{len(recipes)} different ones"),
     )
