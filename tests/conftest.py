@@ -1,6 +1,7 @@
 """What tests of the coding chain share: small models, strategies, reading back through a file."""
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,16 @@ settings.register_profile(
 settings.load_profile("tvcodec")
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
+collect_ignore = [] if shutil.which("chromium") else ["test_report_browser.py"]
+
 State = dict[str, Tensor]
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 CHANGES = ("frozen", "noise", "constant", "outlier", "one value", "low rank")
+
+
+def pytest_report_header() -> list[str]:
+    """What is left out here, and why."""
+    return [f"not collected, for want of chromium on PATH: {name}" for name in collect_ignore]
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:

@@ -22,6 +22,7 @@ IMPORTS = {
     # what everything may know
     "errors": "",
     "threads": "",
+    "wording": "",
     "modules": "errors",
     # bytes, which know no tensors
     "location": "errors",
@@ -97,12 +98,13 @@ IMPORTS = {
     "trials": "checkpoint curve decoder encoder errors ledger model recipes search",
     "tuning": "__init__ adding archive assembly checkpoint container curve durable encoder ledger"
     " search trials",
+    "report": "__init__ archive curve errors index lowrank stored_task wording",
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
     "cli": "__init__ adding archive carrier checkpoint container content copying curve decoder"
-    " editing encoder errors evaluating index lora merge published rate recipes remeasure salvaging"
-    " tuning",
+    " durable editing encoder errors evaluating index lora merge published rate recipes remeasure"
+    " report salvaging tuning wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
@@ -113,6 +115,7 @@ LIGHT = {
     *BYTES,
     "errors",
     "modules",
+    "wording",
     "entropy",
     "content",
     "__init__",
@@ -126,6 +129,8 @@ HOMES = {
     "tqdm": {"cli"},
     "tabulate": {"cli"},
     "omegaconf": {"cli"},
+    "matplotlib": {"report"},
+    "scipy": {"report"},
     "sklearn": {"merge"},
     "fsspec": {"remote"},
     "aiohttp": {"remote"},
@@ -262,6 +267,7 @@ def test_a_module_is_short(path):
         "run('info', 'tools/sample/fine-tunes.tvq')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--parameters', '--json')",
         "run('info', 'tools/sample/fine-tunes.tvq', '--diagnostics')",
+        "run('report', '--help')",
     ],
 )
 def test_torch_is_not_imported_by(code):

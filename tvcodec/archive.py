@@ -233,12 +233,18 @@ class Archive:
             if not read_tasks:
                 kinds["sections"] += record.sections_length
                 continue
-            for section, _ in self.sections(task):
-                for kind, length in _kinds(section):
-                    kinds[kind] += length
+            kinds.update(self.section_bytes(task))
         kinds["similarity"] = self.root.gram_length
         kinds["root index"] = len(self.container.root)
         kinds["frame and padding"] = self.container.size - kinds.total()
+        return kinds
+
+    def section_bytes(self, task: str) -> Counter[str]:
+        """Bytes of a task's sections by what they are for, without padding."""
+        kinds: Counter[str] = Counter()
+        for section, _ in self.sections(task):
+            for kind, length in _kinds(section):
+                kinds[kind] += length
         return kinds
 
     def close(self) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 KEY = "tuning"  # of a task's metadata
+MOST_POINTS = 200
+MOST_BITS = 1000.0  # per parameter
+MOST_SHARE = 100.0  # of the fine-tune's score
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,12 @@ def as_metadata(curve: Curve) -> dict[str, str]:
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Curve | None:
-    """The curve in a task's metadata; None where there is none, or something else."""
+    """The curve in a task's metadata, which anybody may have written there; None where there is
+    none, or something else."""
     try:
         value = json.loads(metadata[KEY])
+        if len(value["points"]) > MOST_POINTS:
+            return None
         points = tuple(_point(*row) for row in value["points"])
         curve = Curve(
             _number(value["retain"]),
@@ -97,14 +103,16 @@ def _point(
         _number(step),
         _number(gain),
         _number(factor_step),
-        _number(bits),
+        _number(bits, 0.0, MOST_BITS),
         None if score is None else _number(score),
-        _number(share),
+        _number(share, -MOST_SHARE, MOST_SHARE),
     )
 
 
-def _number(value: object) -> float:
+def _number(value: object, least: float = -math.inf, most: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError
+    if not least <= value <= most:
         raise ValueError
     return float(value)
 

@@ -22,6 +22,7 @@ from tvcodec.cli.info import info
 from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
 from tvcodec.cli.remove import remove
+from tvcodec.cli.report import report
 from tvcodec.cli.salvage import salvage
 from tvcodec.cli.tune import tune
 from tvcodec.cli.verify import verify
@@ -83,7 +84,7 @@ def main() -> None:
 
 COMMANDS = (
     *(encode, tune, add, remove, decode, merge, export, import_),
-    *(info, verify, salvage, copy),
+    *(info, report, verify, salvage, copy),
 )
 for command in COMMANDS:
     main.add_command(command)

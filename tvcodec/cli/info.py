@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import textwrap
 from collections.abc import Iterator
@@ -147,7 +146,7 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
             printing.bits(task["bits_per_parameter"]),
             printing.amount(task["bytes"]),
             printing.percent(task["error"]),
-            textwrap.shorten(_recipe(task["recipe"]), max(room, 12), placeholder=" ..."),
+            textwrap.shorten(printing.recipe(task["recipe"]), max(room, 12), placeholder=" ..."),
         )
         for task in tasks
     ]
@@ -157,7 +156,7 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
 def _whole_recipe(tasks: list[dict[str, Any]]) -> Iterator[str]:
     """What all tasks have in common, where the table has no room for it."""
     said = {task["recipe"] for task in tasks}
-    text = _recipe(said.pop()) if len(said) == 1 else ""
+    text = printing.recipe(said.pop()) if len(said) == 1 else ""
     if len(text) > RECIPE_ROOM:
         yield textwrap.fill(f"recipe  {text}", 80, subsequent_indent=" " * 8)
 
@@ -174,23 +173,6 @@ def _tuned(tasks: list[dict[str, Any]]) -> Iterator[str]:
         rows.append((task["task"], score, share, wanted, str(len(found["points"]))))
     if rows:
         yield printing.table(("tuned", "score", "kept", "at least", "settings tried"), rows)
-
-
-def _recipe(text: str | None) -> str:
-    """The metadata in few words; it is whatever another program wrote there."""
-    if text is None:
-        return "-"
-    try:
-        settings = dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        return text
-    words = [str(settings.pop(key)) for key in ("name", "metric") if key in settings]
-    rest = sorted(settings.items(), key=lambda item: item[0] != "step")
-    return ", ".join([*words, *(f"{key} {_short(value)}" for key, value in rest)])
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _kinds(value: dict[str, Any]) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import click
 
-
-def printable(text: str) -> str:
-    """`text` with whatever a terminal might obey, or a line end, written as an escape."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+from tvcodec.wording import amount as amount
+from tvcodec.wording import bits as bits
+from tvcodec.wording import counted as counted
+from tvcodec.wording import percent as percent
+from tvcodec.wording import printable as printable
+from tvcodec.wording import recipe as recipe
 
 
 def note(text: str) -> None:
@@ -35,32 +37,6 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
         colalign=sides if rows else None,
         disable_numparse=True,
     )
-
-
-def amount(size: int) -> str:
-    """Bytes, as 519.6 kB."""
-    number = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 999.95:
-            return f"{number:.1f} {unit}" if unit != "B" else f"{size} B"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def percent(share: float) -> str:
-    """A share, as 48.7 %; two places where it is small."""
-    number = 100 * share
-    return f"{number:.1f} %" if number >= 1 or not number else f"{number:.2g} %"
-
-
-def bits(number: float) -> str:
-    """Bits per parameter, to three places."""
-    return f"{number:.3f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """As in "1 task", "8 tasks"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def wrote(path: str, size: int, tasks: int, noun: str = "task") -> str:
