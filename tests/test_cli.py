@@ -294,7 +294,7 @@ def test_an_interrupted_encode_leaves_nothing(here, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tvcodec.encoder._encode_parameter", interrupt)
+    monkeypatch.setattr("tvcodec.coding._alone", interrupt)
     assert fails(130, *ENCODE) == "Error: interrupted, nothing was written\n"
 
 

@@ -103,6 +103,8 @@ class Spool:
         if coded is None:
             return
         self.lost += coded.lost
+        if coded.sums is not None:
+            self.sketch.take(coded.sums)
         if coded.entry:
             length, crc = measured(coded.section)
             self.entries.append(replace(coded.entry, length=length, crc=crc))

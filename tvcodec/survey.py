@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,14 +41,14 @@ class TaskSurvey:
     added: list[str] = field(default_factory=list)
     count: int = 0  # values of the parameters that have a task vector, changed or not
 
-    def read(
-        self, number: int, base: Checkpoint, parameter: BaseParameter
-    ) -> tuple[Tensor, Tensor]:
-        """A parameter of the fine-tune, as far as the base model has it, and of the base model."""
-        name = parameter.name
-        if number in self.rows:
-            return self.checkpoint.rows(name, 0, parameter.dims[0]), base.tensor(name)
-        return self.checkpoint.tensor(name), base.tensor(name)
+    def add(self, part: TaskSurvey) -> None:
+        """What was found out about one more parameter."""
+        self.energies.update(part.energies)
+        self.dtypes.update(part.dtypes)
+        self.rows.update(part.rows)
+        self.kept += part.kept
+        self.reshaped += part.reshaped
+        self.count += part.count
 
     @property
     def norm(self) -> float:
@@ -74,8 +75,65 @@ class Survey:
         return sum(parameter.count for parameter in self.base_model)
 
 
+class Identify(NamedTuple):
+    """A parameter of the base model to be read: what it is, and a digest of its bits if it has
+    several values."""
+
+    base: Checkpoint
+    name: str
+
+    def elsewhere(self) -> Identify:
+        """For another process."""
+        return self._replace(base=self.base.elsewhere(self.name))
+
+    def __call__(self) -> tuple[BaseParameter, bytes]:
+        name = self.name
+        tensor, dtype, shape = self.base.tensor(name), self.base.dtype(name), self.base.shape(name)
+        digest = content_digest(tensor) if tensor.numel() > 1 else b""
+        return BaseParameter(name, dtype, shape, fingerprint(name, dtype, shape, tensor)), digest
+
+
+class Compare(NamedTuple):
+    """A parameter of a fine-tune to be read beside the base model's: what it is of the survey of
+    its task, and for one of `twins` a digest of its bits."""
+
+    task: str
+    checkpoint: Checkpoint
+    base: Checkpoint
+    number: int
+    parameter: BaseParameter
+    exact: bool
+    twins: bool
+
+    def elsewhere(self) -> Compare:
+        """For another process."""
+        name = self.parameter.name
+        base, checkpoint = self.base.elsewhere(name), self.checkpoint.elsewhere(name)
+        return self._replace(base=base, checkpoint=checkpoint)
+
+    def __call__(self) -> tuple[TaskSurvey, bytes]:
+        part = TaskSurvey(self.task, self.checkpoint)
+        _compare(part, self.number, self.parameter, self.base, self.exact)
+        twin = self.twins and self.number in part.energies
+        digest = content_digest(self.checkpoint.tensor(self.parameter.name)) if twin else b""
+        return part, digest
+
+
+Spread = Callable[[Iterable[Any]], Iterator[Any]]
+"""Runs errands, which are called without arguments, and gives what they return in their order."""
+
+
+def _one_by_one(errands: Iterable[Any]) -> Iterator[Any]:
+    for errand in errands:
+        yield errand()
+
+
 def survey(
-    base: Checkpoint, fine_tunes: Mapping[str, Checkpoint], exact: bool, progress: Progress
+    base: Checkpoint,
+    fine_tunes: Mapping[str, Checkpoint],
+    exact: bool,
+    progress: Progress,
+    spread: Spread = _one_by_one,
 ) -> Survey:
     """Reads the base model once by itself and once beside each fine-tune; each fine-tune once, but
     twice what changed of parameters that are tied in the base model.
@@ -83,39 +141,39 @@ def survey(
     Raises CheckpointError for values that are not finite or far too large (unless `exact`), and a
     fine-tune without any parameter of the base model.
     """
-    parameters, twins = _identify(base, progress)
-    firsts = frozenset(twins.values())
+    parameters, twins = _identify(base, progress, spread)
+    repeated = {*twins, *twins.values()}
     tasks = []
     for name in sorted(fine_tunes):
         task = TaskSurvey(name, fine_tunes[name])
         _compare_names(task, base, parameters, exact)
         seen: dict[int, bytes] = {}
-        for number, parameter in enumerate(parameters):
-            if parameter.name in task.checkpoint:
-                _compare(task, number, parameter, base, exact)
-                if number in task.energies and (number in twins or number in firsts):
-                    _find_alias(task, number, parameter, twins.get(number), seen)
+        there = [(n, one) for n, one in enumerate(parameters) if n not in task.missing]
+        errands = (
+            Compare(name, task.checkpoint, base, number, one, exact, number in repeated)
+            for number, one in there
+        )
+        for (number, parameter), (part, digest) in zip(there, spread(errands), strict=True):
+            task.add(part)
+            if digest:
+                _find_alias(task, number, parameter, twins.get(number), digest, seen)
             progress(parameter.count)
+        progress(sum(parameters[number].count for number in task.missing))
         tasks.append(task)
     return Survey(base, parameters, tuple(tasks))
 
 
 def _identify(
-    base: Checkpoint, progress: Progress
+    base: Checkpoint, progress: Progress, spread: Spread
 ) -> tuple[tuple[BaseParameter, ...], dict[int, int]]:
     """The base model's parameters, and for each that repeats an earlier one bit for bit, which."""
     parameters, twins, first = [], {}, dict[bytes, int]()
-    for number, name in enumerate(base.names):
-        tensor = base.tensor(name)
-        dtype, shape = base.dtype(name), base.shape(name)
-        parameters.append(
-            BaseParameter(name, dtype, shape, fingerprint(name, dtype, shape, tensor))
-        )
-        if tensor.numel() > 1:
-            of = first.setdefault(content_digest(tensor), number)
-            if of != number:
-                twins[number] = of
-        progress(tensor.numel())
+    for number, (parameter, digest) in enumerate(spread(Identify(base, n) for n in base.names)):
+        parameters.append(parameter)
+        of = first.setdefault(digest, number) if digest else number
+        if of != number:
+            twins[number] = of
+        progress(parameter.count)
     return tuple(parameters), twins
 
 
@@ -209,11 +267,11 @@ def _find_alias(
     number: int,
     parameter: BaseParameter,
     of: int | None,
+    digest: bytes,
     seen: dict[int, bytes],
 ) -> None:
     """Records a parameter that is the same tensor as its twin `of` in the fine-tune too: tied
     weights. `seen` has the digests of those before it."""
-    digest = content_digest(task.checkpoint.tensor(parameter.name))
     seen[number] = digest
     if of is not None and seen.get(of) == digest:
         task.aliases[number] = of
@@ -234,21 +292,3 @@ def _check_finite(
             f" at {list(at)}",
             hint="--exact stores such values as they are",
         )
-
-
-def changes(task: TaskSurvey, base_model: tuple[BaseParameter, ...]) -> Iterator[str]:
-    """One line for each change that is more than a task vector, for people to read."""
-    checkpoint = task.checkpoint
-    for number, count in task.rows.items():
-        yield f"{base_model[number].name}: {count} extra rows"
-    for number in task.reshaped:
-        parameter = base_model[number]
-        found = f"{checkpoint.dtype(parameter.name)} {list(checkpoint.shape(parameter.name))}"
-        before = f"{parameter.dtype} {list(parameter.dims)}"
-        yield f"{parameter.name}: {before} became {found}, kept whole, left out of merges"
-    for number in sorted(set(task.kept) - set(task.reshaped)):
-        yield f"{base_model[number].name}: other values, kept whole, left out of merges"
-    for name in task.added:
-        yield f"{name}: not in the base model, kept whole, left out of merges"
-    for number in task.missing:
-        yield f"{base_model[number].name}: missing from the fine-tune"

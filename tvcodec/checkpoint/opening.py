@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +62,14 @@ class Checkpoint:
         if not shape or not 0 <= start <= stop <= shape[0]:
             raise IndexError(f"{name!r}: rows {start}:{stop} of shape {shape}")
         return self._stored[name].rows(start, stop)
+
+    def elsewhere(self, name: str) -> "Checkpoint":
+        """The same for another process: where the tensor of that name lies, if there is one, by
+        absolute path. CheckpointError for one in memory."""
+        only = copy(self)
+        only._stored = {key: self._stored[key].elsewhere() for key in (name,) if key in self}
+        only.names = tuple(only._stored)
+        return only
 
     @property
     def stored_bytes(self) -> int:

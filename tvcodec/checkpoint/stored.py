@@ -7,7 +7,7 @@ descriptors, and is refused once it has changed since its header was read.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
@@ -22,12 +22,12 @@ _OWN_PAGES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was when its header was read."""
+    """A file as it was when its header was read; machines may number its `inode` differently."""
 
     path: Path
     size: int
     modified: int
-    inode: int
+    inode: int | None
 
     @classmethod
     def at(cls, path: Path) -> "SourceFile":
@@ -56,11 +56,8 @@ class SourceFile:
         return buffer
 
     def _refuse_change(self, status: os.stat_result) -> None:
-        if (status.st_size, status.st_mtime_ns, status.st_ino) != (
-            self.size,
-            self.modified,
-            self.inode,
-        ):
+        inode = None if self.inode is None else status.st_ino
+        if (status.st_size, status.st_mtime_ns, inode) != (self.size, self.modified, self.inode):
             raise CheckpointError(
                 f"{self.path}: expected the file as it was opened, got a changed file",
                 "run again once nothing writes to the checkpoint",
@@ -88,6 +85,10 @@ class FileTensor:
         shape = (stop - start, *self.shape[1:])
         flat = self._elements(start * self.stride[0], span(shape, self.stride))
         return flat.as_strided(shape, self.stride).contiguous()
+
+    def elsewhere(self) -> "FileTensor":
+        """The same by absolute path, as another process may know it."""
+        return replace(self, file=replace(self.file, path=self.file.path.absolute(), inode=None))
 
     def _elements(self, first: int, count: int) -> Tensor:
         itemsize = self.dtype.itemsize
@@ -121,6 +122,10 @@ class MemoryTensor:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension."""
         return self.tensor.detach()[start:stop].resolve_neg().contiguous()
+
+    def elsewhere(self) -> FileTensor:
+        """CheckpointError: no other process has it."""
+        raise CheckpointError("expected a tensor in a file, got one in memory")
 
 
 StoredTensor = FileTensor | MemoryTensor

@@ -7,26 +7,45 @@ they run.
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 
 import click
 
 from tvcodec import __version__
-from tvcodec.cli.add import add
-from tvcodec.cli.decode import decode
-from tvcodec.cli.encode import encode
-from tvcodec.cli.info import info
-from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
-from tvcodec.cli.remove import remove
-from tvcodec.cli.salvage import salvage
-from tvcodec.cli.verify import verify
 from tvcodec.errors import TvqError
+
+COMMANDS = {
+    "encode": "Write fine-tunes into one .tvq file.",
+    "add": "Add fine-tunes to a .tvq file.",
+    "remove": "Remove tasks from a .tvq file.",
+    "decode": "Give a fine-tune back.",
+    "merge": "Write a merge of fine-tunes.",
+    "info": "Show what a .tvq file holds.",
+    "verify": "Check a .tvq file, or measure its errors again.",
+    "salvage": "Save what is intact of a damaged .tvq file.",
+}
 
 
 class Commands(click.Group):
-    """Turns what the library raises into a line or two and an exit code."""
+    """Imports a command when it is asked for, and turns what the library raises into a line or two
+    and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"tvcodec.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -75,7 +94,3 @@ def main() -> None:
       tvcodec merge bank.tvq --base-model base/ -o merged/
       tvcodec verify bank.tvq
     """
-
-
-for command in (encode, add, remove, decode, merge, info, verify, salvage):
-    main.add_command(command)

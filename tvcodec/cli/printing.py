@@ -25,16 +25,20 @@ def print_json(value: object) -> None:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Columns of text; those numbered in `left` flush left, all others right."""
-    from tabulate import tabulate  # not before a table is due: it costs as much as reading a file
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [
+        max([len(title) + 2, *(len(row[column]) for row in cells)])
+        for column, title in enumerate(headers)
+    ]
 
-    sides = ["left" if column in left else "right" for column in range(len(headers))]
-    return tabulate(
-        [[printable(cell) for cell in row] for row in rows],
-        headers=headers,
-        tablefmt="simple",
-        colalign=sides if rows else None,
-        disable_numparse=True,
-    )
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if column in left or not cells else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(headers), line(["-" * width for width in widths]), *map(line, cells)])
 
 
 def amount(size: int) -> str:
