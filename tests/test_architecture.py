@@ -86,8 +86,8 @@ IMPORTS = {
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive checkpoint cluster container content decoder editing encoder errors"
-    " index merge published rate recipes remeasure salvaging",
+    "cli": "__init__ adding archive checkpoint cluster container content decoder editing encoder"
+    " errors index merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
