@@ -766,7 +766,7 @@ def test_add_offers_every_option_of_encode(here):
     options = [line.split() for line in succeeds("encode", "--help").stdout.splitlines()]
     shown = succeeds("add", "--help").stdout
     for words in options:
-        if words and words[0].startswith("--") and words[0] != "--masks":  # for shared vectors
+        if words and words[0].startswith("--") and words[0] not in ("--masks", "--cluster"):
             assert words[0] in shown, words[0]
     assert "exclude each other" in usage_error(
         "add", "bank.tvq", "base.safetensors", "a=cars.safetensors", "--exact", "--step", "1"
