@@ -70,12 +70,17 @@ IMPORTS = {
     "family": "basis codec dense entropy index masks parameter summands",
     "published": "auto dense errors family lowrank merge quantize summands",
     # the two walks, which never meet
-    "survey": "checkpoint dense errors index product",
-    "spool": "codec container entropy index parameter similarity sketch survey",
+    "difference": "checkpoint dense errors index",
+    "survey": "checkpoint difference errors index",
+    "spool": "codec container difference entropy index parameter similarity sketch survey",
     "sharing": "auto dense family index parameter recipes",
-    "joint": "family masks parameter recipes sharing spool survey",
-    "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
-    " similarity spool survey threads",
+    "joint": "family masks parameter piece recipes sharing sketch",
+    "piece": "checkpoint dense index product survey",
+    "coding": "joint masks parameter piece published recipes sketch survey",
+    "workers": "checkpoint errors threads",
+    "cluster": "errors",
+    "encoder": "checkpoint coding container difference errors index masks piece published rate"
+    " recipes similarity spool survey threads workers",
     "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task summands",
@@ -102,9 +107,9 @@ IMPORTS = {
     # what people touch
     "__init__": "errors",
     "__main__": "cli",
-    "cli": "__init__ adding archive carrier checkpoint container content copying curve decoder"
-    " durable editing encoder errors evaluating index lora merge published rate recipes remeasure"
-    " report salvaging tuning wording",
+    "cli": "__init__ adding archive carrier checkpoint cluster container content copying curve"
+    " decoder durable editing encoder errors evaluating index lora merge published rate recipes"
+    " remeasure report salvaging tuning wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
@@ -128,6 +133,7 @@ HOMES = {
     "click": {"cli"},
     "tqdm": {"cli"},
     "tabulate": {"cli"},
+    "distributed": {"cluster"},
     "omegaconf": {"cli"},
     "matplotlib": {"report"},
     "scipy": {"report"},
@@ -276,6 +282,29 @@ def test_torch_is_not_imported_by(code):
         f"{prepare if 'run' in code else ''}{code}\nimport sys; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=TOP, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        (["--help"], set()),
+        (["info", "tools/sample/fine-tunes.tvq"], {"msgpack", "tabulate"}),
+    ],
+)
+def test_quick_commands_import_no_more_than_they_need(words, more):
+    """What is not Python's own takes longest to import, and so does html, which tables may use."""
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        f"from tvcodec.cli import main\nmain({words}, standalone_mode=False)\n"
+        "tops = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*tops - (sys.stdlib_module_names - {'html', 'email', 'asyncio', 'tempfile'}),"
+        " file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=TOP, capture_output=True, text=True
+    )
+    found = {name for name in done.stderr.split() if "cython" not in name}  # a part of msgpack
+    assert found == {"click", "tvcodec", *more}
 
 
 def test_readme_examples_run_and_print_what_is_shown(tmp_path):

@@ -294,7 +294,7 @@ def test_an_interrupted_encode_leaves_nothing(here, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tvcodec.encoder._encode_parameter", interrupt)
+    monkeypatch.setattr("tvcodec.coding._alone", interrupt)
     assert fails(130, *ENCODE) == "Error: interrupted, nothing was written\n"
 
 
@@ -766,7 +766,7 @@ def test_add_offers_every_option_of_encode(here):
     options = [line.split() for line in succeeds("encode", "--help").stdout.splitlines()]
     shown = succeeds("add", "--help").stdout
     for words in options:
-        if words and words[0].startswith("--") and words[0] != "--masks":  # for shared vectors
+        if words and words[0].startswith("--") and words[0] not in ("--masks", "--cluster"):
             assert words[0] in shown, words[0]
     assert "exclude each other" in usage_error(
         "add", "bank.tvq", "base.safetensors", "a=cars.safetensors", "--exact", "--step", "1"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from tvcodec import joint, parameter, rate, similarity
+from tvcodec import coding, rate, similarity, threads, workers
 from tvcodec.checkpoint import (
     Checkpoint,
     CheckpointSource,
@@ -18,9 +17,12 @@ from tvcodec.checkpoint import (
     open_fine_tune,
     refuse_inputs,
 )
+from tvcodec.coding import Answer, Plan, Sink, Unit
 from tvcodec.container import Writer
+from tvcodec.difference import TaskSurvey
 from tvcodec.errors import TvqError
 from tvcodec.index import (
+    BaseParameter,
     Root,
     TaskRecord,
     pack_root,
@@ -29,13 +31,13 @@ from tvcodec.index import (
     valid_task_name,
 )
 from tvcodec.masks import Masks
+from tvcodec.piece import Pieces
 from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
-from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
-from tvcodec.threads import one_thread
+from tvcodec.survey import Progress, Survey, survey
 
-ALONE = 1 << 22  # values from which memory for one parameter at a time is all there should be
+_Run = Callable[[Plan, Iterable[Unit], Sink], Iterator[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def encode(
     goal: rate.Goal | None = None,
     masks: Mapping[str, CheckpointSource] | None = None,
     jobs: int | None = None,
+    executor: Executor | None = None,
     force: bool = False,
     progress: Progress = lambda values: None,
 ) -> Summary:
@@ -82,10 +85,13 @@ def encode(
     size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
     neither on the order of the tasks nor on `jobs`, the number of threads.
 
-    Raises CheckpointError where the checkpoints do not belong together or hold values that are not
-    finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
-    within its directory, OSError, and ValueError for task names, and for a goal or masks that the
-    recipe has no use for.
+    With an `executor` its workers read and code the parameters, `jobs` (64) of them on their way at
+    a time, from checkpoints that have to be paths which they can read too. The bytes are the same.
+
+    Raises CheckpointError where the checkpoints do not belong together, hold values that are not
+    finite, or are out of the workers' reach; TvqError where `path` exists and `force` is not set,
+    or is one of the checkpoints or within its directory; OSError; and ValueError for task names,
+    and for a goal or masks that the recipe has no use for.
     """
     if not isinstance(recipe, Recipe | Published | None):
         raise ValueError(f"recipe: expected a Recipe or a published one, got {recipe!r:.40}")
@@ -107,24 +113,32 @@ def encode(
         )
         for checkpoint in (base, *tunes.values(), *given.checkpoints.values()):
             refuse_inputs(path, checkpoint.paths)
+            if executor:
+                workers.check_file(checkpoint)
         writer = stack.enter_context(Writer(path, force=force))
-        stack.enter_context(one_thread())  # parameters run in parallel instead
-        found = survey(base, tunes, recipe.exact, progress)
-        pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
+        stack.enter_context(threads.one_thread())  # parameters run in parallel instead
+        run: _Run
+        if executor:
+            spread = functools.partial(workers.spread, executor, jobs or workers.AHEAD)
+            found = survey(base, tunes, recipe.exact, progress, spread)
+            run = functools.partial(coding.there, spread, Pieces(found))
+        else:
+            found = survey(base, tunes, recipe.exact, progress)
+            jobs = jobs or os.cpu_count() or 1
+            pool = stack.enter_context(threads.pool(jobs))
+            run = functools.partial(coding.here, pool, jobs, Pieces(found))
         shared = stack.enter_context(SharedSpool())
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
-        recipes: Sequence[Recipe | Published]
-        if isinstance(recipe, Published):
-            recipes = [recipe] * len(spools)
-        else:
-            recipes = alone = _recipes(found, recipe, goal, pool, progress)
-        for number, base_parameter in enumerate(found.base_model):
-            run = map if base_parameter.count >= ALONE else pool.map
-            if isinstance(recipe, Published):
-                joint.encode(found, number, run, recipe, given, shared, spools)
-            else:
-                _encode_parameter(found, number, alone, shared, spools, pool, not goal)
-            progress(base_parameter.count * len(spools))
+        plan = Plan(_recipes(found, recipe, goal, run, progress), similarity.bits(found.values))
+        plan = replace(plan, masks=given, share=not goal and coding.shares(recipe))
+        parts = list(coding.units(plan, range(len(found.base_model)), range(len(spools))))
+        for (number, tasks), answer in zip(parts, run(plan, parts, shared.put), strict=True):
+            coded, basis = answer
+            for task, one in zip(tasks, coded, strict=True):
+                spools[task].put(one)
+            shared.describe(number, basis)
+            progress(found.base_model[number].count * len(tasks))
+        recipes = plan.recipe if isinstance(plan.recipe, tuple) else [plan.recipe] * len(spools)
         return _write(writer, found, recipes, shared, spools)
 
 
@@ -175,78 +189,36 @@ def check_names(fine_tunes: Mapping[str, object]) -> None:
 
 def _recipes(
     found: Survey,
-    recipe: Recipe,
+    recipe: Recipe | Published,
     goal: rate.Goal | None,
-    pool: ThreadPoolExecutor,
+    run: _Run,
     progress: Progress,
-) -> list[Recipe]:
+) -> tuple[Recipe, ...] | Published:
+    """That of each task, with the step that reaches the goal; a published one is for all."""
+    if isinstance(recipe, Published):
+        return recipe
     if goal is None or recipe.exact:
-        return [recipe] * len(found.tasks)
+        return (recipe,) * len(found.tasks)
 
-    def measure(task: TaskSurvey, whole: Whole, step: float) -> rate.Measured:
-        with Spool(found, task) as spool:
-            numbers = range(len(found.base_model))
+    def measure(task: int, whole: Whole, step: float) -> rate.Measured:
+        with Spool(found, found.tasks[task]) as spool:
             at_step = recipe.at_step(step)
-            counts = [base.count for base in found.base_model]
-            run = map if max(counts, default=0) >= ALONE else pool.map
-            coding = run(lambda n: _encode_task(found, task, n, at_step), numbers)
-            for base, coded in zip(found.base_model, coding, strict=True):
-                spool.put(coded, keep_sections=False)
+            plan = Plan((at_step,) * len(found.tasks), 0)
+            parts = [(number, (task,)) for number in range(len(found.base_model))]
+            answers = run(plan, parts, lambda vector: None)
+            for base, (coded, _) in zip(found.base_model, answers, strict=True):
+                for one in coded:
+                    spool.put(one, keep_sections=False)
                 progress(base.count)
             return rate.Measured(spool.finished_bytes(at_step.as_metadata(), whole), spool.error)
 
     wanted, recipes = goal.in_bytes(found.values), []
-    for task in found.tasks:
+    for number, task in enumerate(found.tasks):
         whole = put_whole(measured, found, task)
         with _naming(task.name):
-            step = rate.find_step(wanted, functools.partial(measure, task, whole))
+            step = rate.find_step(wanted, functools.partial(measure, number, whole))
         recipes.append(recipe.at_step(step))
-    return recipes
-
-
-def _encode_parameter(
-    found: Survey,
-    number: int,
-    recipes: list[Recipe],
-    shared: SharedSpool,
-    spools: list[Spool],
-    pool: ThreadPoolExecutor,
-    share: bool,
-) -> None:
-    run = map if found.base_model[number].count >= ALONE else pool.map
-    recipe = recipes[0]  # those of tasks differ in their steps, which a goal finds
-    share = share and recipe.share and recipe.metric == "mse" and not recipe.exact
-    share = share and not any(number in task.products for task in found.tasks)
-
-    def encode_one(task: int) -> parameter.Coded | None:
-        coded = _encode_task(found, found.tasks[task], number, recipes[task])
-        if coded is None or coded.tau is None:
-            return coded
-        spools[task].sketch.add(coded.tau, number)
-        return coded if share else replace(coded, tau=None)  # which all tasks would add up to
-
-    coding: Iterable[parameter.Coded | None] = run(encode_one, range(len(spools)))
-    if share:
-        vectors, coding = joint.shared_instead(found, number, run, recipe, list(coding))
-        for vector in vectors:
-            shared.put(vector)
-    for spool, coded in zip(spools, coding, strict=True):
-        spool.put(coded)
-
-
-def _encode_task(
-    found: Survey, task: TaskSurvey, number: int, recipe: Recipe
-) -> parameter.Coded | None:
-    if number not in task.energies:
-        return None
-    read = functools.partial(task.read, number, found.base, found.base_model[number])
-    if recipe.exact or not task.energies[number]:
-        return parameter.encode_exact(number, read, math.sqrt(task.energies[number]))
-    product = task.product(number, found.base_model[number])
-    if product is not None:
-        base = found.base.tensor(found.base_model[number].name)
-        return parameter.encode_product(number, product, base, recipe, task.rms)
-    return parameter.encode(number, read, recipe, task.rms)
+    return tuple(recipes)
 
 
 def _write(
@@ -291,5 +263,23 @@ def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummar
         8 * (size + share) / found.values if found.values else 0.0,
         task.checkpoint.stored_bytes / (size + share),
         spool.error,
-        tuple(changes(task, found.base_model)),
+        tuple(_changes(task, found.base_model)),
     )
+
+
+def _changes(task: TaskSurvey, base_model: tuple[BaseParameter, ...]) -> Iterator[str]:
+    """One line for each change that is more than a task vector, for people to read."""
+    checkpoint = task.checkpoint
+    for number, count in task.rows.items():
+        yield f"{base_model[number].name}: {count} extra rows"
+    for number in task.reshaped:
+        parameter = base_model[number]
+        found = f"{checkpoint.dtype(parameter.name)} {list(checkpoint.shape(parameter.name))}"
+        before = f"{parameter.dtype} {list(parameter.dims)}"
+        yield f"{parameter.name}: {before} became {found}, kept whole, left out of merges"
+    for number in sorted(set(task.kept) - set(task.reshaped)):
+        yield f"{base_model[number].name}: other values, kept whole, left out of merges"
+    for name in task.added:
+        yield f"{name}: not in the base model, kept whole, left out of merges"
+    for number in task.missing:
+        yield f"{base_model[number].name}: missing from the fine-tune"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from tvcodec.family import Family, Sum
 from tvcodec.masks import Masks
 from tvcodec.parameter import Coded, encode_exact
+from tvcodec.piece import Piece
 from tvcodec.recipes import Recipe
 from tvcodec.sharing import promising
-from tvcodec.spool import SharedSpool, Spool
-from tvcodec.survey import Survey, TaskSurvey
+from tvcodec.sketch import sums
 
 
 class Joint(Protocol):
@@ -27,43 +28,52 @@ class Joint(Protocol):
         """A task's own parts; `tau` is its whole task vector [rows, columns]."""
 
 
-Run = Callable[[Callable[[int], Coded], Iterable[int]], Iterable[Coded]]
+Run = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+Basis = tuple[int, float]
+"""Rank of a basis, and the share of the energy that it keeps."""
 
 
 def encode(
-    found: Survey,
-    number: int,
+    piece: Piece,
     run: Run,
     recipe: Joint,
     masks: Masks,
-    shared: SharedSpool,
-    spools: Sequence[Spool],
-) -> None:
-    """Puts a parameter of all tasks where it belongs. Each task vector is held once and read twice;
-    `run` is `map`, or does several at a time."""
-    for task, spool in zip(found.tasks, spools, strict=True):
-        if task.energies.get(number) == 0:  # zeros of another sign, which only bits tell apart
-            read = functools.partial(task.read, number, found.base, found.base_model[number])
-            spool.put(encode_exact(number, read, 0.0))
-    members = [n for n, task in enumerate(found.tasks) if task.energies.get(number)]
-    if not members:
-        return
+    bits: int,
+    sink: Callable[[Coded], None],
+) -> tuple[Iterable[Coded | None], Basis | None]:
+    """What each task stores of a parameter, with what its sketch of so many `bits` takes, and the
+    basis that they share, if any. Each task vector is held once and read twice; `run` is `map`, or
+    does several at a time; `sink` is given the shared vectors."""
+    members = [n for n, task in enumerate(piece.tasks) if task.energy]
+    sketched: list[Tensor] = []
 
     def first_read(member: int) -> Tensor:
-        tau = _tau(found, found.tasks[member], number)
-        spools[member].sketch.add(tau, number)
+        tau = piece.tau(member)
+        sketched.append(sums(tau, piece.number, bits))
         return tau
 
-    taus = (first_read(member) for member in members)
-    family = _family(found, number, members, taus, masks, shared.put)
-    coded = _encode(found, run, recipe, family)
-    shared.describe(number, family.basis)
-    for member, one in zip(members, coded, strict=True):
-        spools[member].put(one)
+    if not members:
+        return _among(piece, iter(())), None
+    family = _family(piece, members, map(first_read, members), masks, sink)
+    coded = _encode(piece, members, run, recipe, family)
+    pairs = zip(coded, sketched, strict=True)
+    return _among(piece, (replace(one, sums=part) for one, part in pairs)), family.basis
+
+
+def _among(piece: Piece, members: Iterator[Coded]) -> Iterator[Coded | None]:
+    """What all tasks store, from what those with a task vector do; zeros of another sign, which
+    only bits tell apart, are stored bit for bit."""
+    for number, task in enumerate(piece.tasks):
+        if task.energy:
+            yield next(members)
+        elif task.energy is None:
+            yield None
+        else:
+            yield encode_exact(piece.number, functools.partial(piece.read, number), 0.0)
 
 
 def shared_instead(
-    found: Survey, number: int, run: Run, recipe: Recipe, alone: Sequence[Coded | None]
+    piece: Piece, run: Run, recipe: Recipe, alone: Sequence[Coded | None]
 ) -> tuple[Sequence[Coded], Sequence[Coded | None]]:
     """Shared vectors of a parameter and what each task then stores, or none and `alone`, how tasks
     are coded on their own, where that costs no more. The task vectors in `alone` are used up."""
@@ -72,46 +82,41 @@ def shared_instead(
     taus = [coded.tau for coded in each if isinstance(coded.tau, Tensor)]
     if len(taus) < 2:
         return (), alone
-    extent = found.base_model[number].extent
+    extent = piece.parameter.extent
     matrices = [tau.view(extent.rows, -1) for tau in taus]
     vectors: list[Coded] = []
-    family = _family(found, number, members, matrices, Masks(), vectors.append)
+    family = _family(piece, members, matrices, Masks(), vectors.append)
     sharing = promising(recipe, family.rms, each, family.gram(), extent.count)
     if sharing is None:
         return (), alone
-    together = list(_encode(found, run, sharing, family))
+    together = list(_encode(piece, members, run, sharing, family))
     if not sharing.pays(vectors, together, each):
         return (), alone
     tasks: list[Coded | None] = [None] * len(alone)
-    for member, coded in zip(members, together, strict=True):
-        tasks[member] = coded
+    for member, coded, before in zip(members, together, each, strict=True):
+        tasks[member] = replace(coded, sums=before.sums)
     return vectors, tasks
 
 
 def _family(
-    found: Survey,
-    number: int,
+    piece: Piece,
     members: Sequence[int],
     taus: Iterable[Tensor],
     masks: Masks,
     sink: Callable[[Coded], None],
 ) -> Family:
-    tasks = [(found.tasks[n].name, found.tasks[n].rms) for n in members]
-    return Family(number, found.base_model[number], tasks, taus, len(found.tasks), masks, sink)
+    tasks = [(piece.tasks[n].name, piece.tasks[n].rms) for n in members]
+    return Family(piece.number, piece.parameter, tasks, taus, len(piece.tasks), masks, sink)
 
 
-def _encode(found: Survey, run: Run, recipe: Joint, family: Family) -> Iterable[Coded]:
+def _encode(
+    piece: Piece, members: Sequence[int], run: Run, recipe: Joint, family: Family
+) -> Iterable[Coded]:
     """What each task of a family stores, after what they share."""
-    surveyed = {task.name: task for task in found.tasks}
     common = recipe.share(family)
 
     def finish(task: int) -> Coded:
-        tau = _tau(found, surveyed[family.tasks[task]], family.number)
+        tau = piece.tau(members[task])
         return family.finish(task, tau, recipe.code(family, task, tau, common))
 
-    return run(finish, range(len(family.tasks)))
-
-
-def _tau(found: Survey, task: TaskSurvey, number: int) -> Tensor:
-    parameter = found.base_model[number]
-    return task.tau(number, found.base, parameter).reshape(parameter.extent.rows, -1)
+    return run(finish, range(len(members)))

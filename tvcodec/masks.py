@@ -22,6 +22,10 @@ class Masks:
     def given(self) -> bool:
         return bool(self.checkpoints)
 
+    def elsewhere(self, name: str) -> Masks:
+        """The same for another process and a single parameter."""
+        return Masks({task: mask.elsewhere(name) for task, mask in self.checkpoints.items()})
+
     def of(self, task: str, name: str, dims: tuple[int, ...]) -> Tensor | None:
         """That of one task, bool [rows, columns]; None where all of the parameter matters.
         CheckpointError where it is not what it should be."""

@@ -98,10 +98,12 @@ class Model(Mapping[str, Tensor]):
         *,
         max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
         force: bool = False,
+        jobs: int | None = None,
         progress: Callable[[int], None] = lambda values: None,
     ) -> None:
         """Writes a .safetensors file where `path` ends so, else a directory with shards, index and
-        the base model's config and tokenizer files; either appears whole or not at all.
+        the base model's config and tokenizer files; either appears whole or not at all. The bytes
+        do not depend on `jobs`, the number of threads.
 
         Raises TvqError where `path` exists without `force`, or is, holds or lies within one of the
         inputs, and what reading a tensor raises.
@@ -124,8 +126,8 @@ class Model(Mapping[str, Tensor]):
 
         metadata = {"format": "pt", **self.metadata}
         if Path(path).suffix == ".safetensors":
-            save_safetensors(path, plan, compute, metadata, force)
+            save_safetensors(path, plan, compute, metadata, force, jobs)
         else:
             save_directory(
-                path, plan, compute, metadata, max_shard_size, self.directory, force=force
+                path, plan, compute, metadata, max_shard_size, self.directory, force, jobs
             )

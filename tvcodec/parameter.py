@@ -31,7 +31,8 @@ class Coded:
     """A parameter of a task as it goes into the file, and what was lost.
 
     `section` with `entry` is a section of its own; `codes` with `member` goes with the small ones.
-    `tau` is the task vector itself, where whoever asked has none.
+    `tau` is the task vector itself, where whoever asked has none; `sums` is what the task's sketch
+    takes of it.
     """
 
     lost: float  # squared error
@@ -40,6 +41,7 @@ class Coded:
     section: bytes = b""
     member: SmallMember | None = None
     codes: Tensor | None = None
+    sums: Tensor | None = None
 
 
 def encode_exact(number: int, read: Read, norm: float) -> Coded:

@@ -24,6 +24,19 @@ from tvcodec.product import Product
 ROTATIONS = (2**32 - 1, 2**32 - 2)  # seeds of signs that no parameter's number is
 
 
+def sums(tau: Tensor | Product, number: int, bits: int) -> Tensor:
+    """What a sketch of so many `bits` takes of a task vector, float32 and finite, of the base
+    model's parameter of that number: float64 [bits]."""
+    total, start = torch.zeros(bits, dtype=torch.float64), 0
+    for piece in _pieces(tau):
+        rows = torch.zeros(-(-len(piece) // bits), bits)
+        flips = rotated.signs(number, len(piece), start)
+        torch.mul(piece, flips, out=rows.view(-1)[: len(piece)])
+        total += rows.sum(0, dtype=torch.float64)
+        start += len(piece)
+    return total
+
+
 class Sketch:
     """Takes a task vector parameter by parameter, in any order; `packed` is its sketch, of so many
     `bits`, a power of two."""
@@ -33,13 +46,11 @@ class Sketch:
 
     def add(self, tau: Tensor | Product, number: int) -> None:
         """The task vector, float32 and finite, of the base model's parameter of that number."""
-        size, start = len(self._sums), 0
-        for piece in _pieces(tau):
-            rows = torch.zeros(-(-len(piece) // size), size)
-            flips = rotated.signs(number, len(piece), start)
-            torch.mul(piece, flips, out=rows.view(-1)[: len(piece)])
-            self._sums += rows.sum(0, dtype=torch.float64)
-            start += len(piece)
+        self.take(sums(tau, number, len(self._sums)))
+
+    def take(self, part: Tensor) -> None:
+        """A parameter's `sums`."""
+        self._sums += part
 
     def packed(self) -> npt.NDArray[np.uint8]:
         """A bit for each rotated sum, the lowest bit of a byte first: set where it is negative."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tvcodec import codec, entropy, similarity
 from tvcodec.container import Writer, aligned
+from tvcodec.difference import TaskSurvey
 from tvcodec.index import (
     BaseParameter,
     Entry,
@@ -28,7 +29,7 @@ from tvcodec.index import (
 )
 from tvcodec.parameter import Coded
 from tvcodec.sketch import Sketch
-from tvcodec.survey import Survey, TaskSurvey
+from tvcodec.survey import Survey
 
 RETAINED = "energy_retained"  # key of metadata of the shared index
 WORDS = 2000  # that one text of metadata has room for
@@ -103,6 +104,8 @@ class Spool:
         if coded is None:
             return
         self.lost += coded.lost
+        if coded.sums is not None:
+            self.sketch.take(coded.sums)
         if coded.entry:
             length, crc = measured(coded.section)
             self.entries.append(replace(coded.entry, length=length, crc=crc))

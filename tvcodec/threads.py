@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,36 +14,67 @@ from torch import Tensor
 
 ROOM = 24 << 20  # bytes of tensors that are made at a time, unless a single one is larger
 
+_lock = threading.Lock()
+_outside: list[int] = []  # the counts to go back to, of the threads that are inside `one_thread`
+_this = threading.local()  # `inside`: whether this thread computes by itself already
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them: inside, each stays in one, also in threads that
-    are started there."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Sums depend on how many threads share them: inside, each stays in the thread that asks for
+    it, also in those of a `pool`.
+
+    PyTorch counts by thread, and a new thread starts with the count that any other set last. So
+    one that meets 1 while another is inside goes back to what that one goes back to.
+    """
+    if getattr(_this, "inside", False):
+        yield
+        return
+    with _lock:
+        before = torch.get_num_threads()
+        if before == 1 and _outside:
+            before = _outside[0]
+        _outside.append(before)
+        _compute_alone()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _lock:
+            _outside.remove(before)
+            _this.inside = False
+            torch.set_num_threads(before)
+
+
+def pool(jobs: int | None = None) -> ThreadPoolExecutor:
+    """`jobs` threads, or as many as there are processors, each of which computes by itself."""
+    return ThreadPoolExecutor(jobs or os.cpu_count() or 1, initializer=_compute_alone)
+
+
+def _compute_alone() -> None:
+    torch.set_num_threads(1)
+    _this.inside = True
 
 
 def computed(
-    compute: Callable[[str], Tensor], sizes: Sequence[tuple[str, int]]
+    compute: Callable[[str], Tensor],
+    sizes: Sequence[tuple[str, int]],
+    jobs: int | None = None,
 ) -> Iterator[Tensor]:
     """`compute(name)` of each name, in order, some ahead of the one that is taken: as many as there
-    are processors, and no more than fit in ROOM or the size of the largest; `sizes` are in bytes.
+    are processors, or `jobs`, and no more than fit in ROOM or the size of the largest; `sizes` are
+    in bytes.
     """
-    workers = os.cpu_count() or 1
+    workers = jobs or os.cpu_count() or 1
     room = max([ROOM, *(size for _, size in sizes)])
     begun: deque[tuple[Future[Tensor], int]] = deque()
     held = 0
-    with one_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_thread(), pool(workers) as threads:
         try:
             for name, size in sizes:
                 while begun and (len(begun) >= workers or held + size > room):
                     yield begun[0][0].result()
                     held -= begun.popleft()[1]
-                begun.append((pool.submit(compute, name), size))
+                begun.append((threads.submit(compute, name), size))
                 held += size
             while begun:
                 yield begun.popleft()[0].result()

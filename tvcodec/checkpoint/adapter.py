@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,6 +61,10 @@ class Delta:
     scaling: float
     transposed: bool
 
+    def elsewhere(self) -> Delta:
+        """The same by absolute paths, as another process may know it."""
+        return replace(self, a=self.a.elsewhere(), b=self.b.elsewhere())
+
     def product(self) -> Product:
         """What is added to the parameter."""
         left = (self.b.read().double() * self.scaling).float()
@@ -86,6 +90,10 @@ class AdaptedTensor:
     def read(self) -> Tensor:
         """The sum."""
         return fine_tune(self.original.read(), self.delta.product().dense(), self.dtype)
+
+    def elsewhere(self) -> AdaptedTensor:
+        """The same by absolute paths, as another process may know it."""
+        return AdaptedTensor(self.original.elsewhere(), self.delta.elsewhere())
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the sum."""
@@ -113,6 +121,17 @@ class Adapter(Checkpoint):
             return None
         product = self._deltas[name].product()
         return product if product.thin else None
+
+    def elsewhere(self, name: str) -> Adapter:
+        """The same for another process, with the tensor of that name alone."""
+        only = super().elsewhere(name)
+        assert isinstance(only, Adapter)
+        only._file = self._file.elsewhere(name)
+        only._deltas = {
+            key: self._deltas[key].elsewhere() for key in (name,) if key in self._deltas
+        }
+        only._borrowed = self._borrowed & {name}
+        return only
 
     def borrows(self, name: str) -> bool:
         """Whether the adapter leaves the base model's tensor alone."""

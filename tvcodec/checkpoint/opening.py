@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,14 @@ class Checkpoint:
     def borrows(self, name: str) -> bool:
         """Whether the tensor is the base model's own, to which an adapter adds nothing."""
         return False
+
+    def elsewhere(self, name: str) -> "Checkpoint":
+        """The same for another process: where the tensor of that name lies, if there is one, by
+        absolute path. CheckpointError for one in memory."""
+        only = copy(self)
+        only._stored = {key: self._stored[key].elsewhere() for key in (name,) if key in self}
+        only.names = tuple(only._stored)
+        return only
 
     @property
     def stored_bytes(self) -> int:

@@ -43,15 +43,16 @@ def save_safetensors(
     tensor_of: TensorOf,
     metadata: Mapping[str, str] | None = None,
     force: bool = False,
+    jobs: int | None = None,
 ) -> None:
     """Write the tensors of `plan` to one file that appears whole or not at all.
 
-    `tensor_of(name)` is called once for each name, by several threads. `metadata`
-    defaults to {"format": "pt"}, which transformers asks for. Raises TvqError if the file exists
-    and `force` is not set, ValueError where a tensor is not as planned.
+    `tensor_of(name)` is called once for each name, by `jobs` threads (None: one per core).
+    `metadata` defaults to {"format": "pt"}, which transformers asks for. Raises TvqError if the
+    file exists and `force` is not set, ValueError where a tensor is not as planned.
     """
     with durable_file(path, force) as handle, naming(path):
-        _write(handle, plan, tensor_of, metadata)
+        _write(handle, plan, tensor_of, metadata, jobs)
 
 
 def save_directory(
@@ -62,6 +63,7 @@ def save_directory(
     max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
     copy_from: Path | None = None,
     force: bool = False,
+    jobs: int | None = None,
 ) -> None:
     """Write the tensors of `plan` as a directory that transformers loads.
 
@@ -80,7 +82,7 @@ def save_directory(
         names = _shard_names(len(shards))
         for name, shard in zip(names, shards, strict=True):
             with naming(Path(path, name)), open(directory / name, "xb") as handle:
-                _write(handle, shard, tensor_of, metadata)
+                _write(handle, shard, tensor_of, metadata, jobs)
         if len(shards) > 1:
             (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
         if copy_from is not None:
@@ -88,12 +90,16 @@ def save_directory(
 
 
 def _write(
-    handle: BinaryIO, plan: Plan, tensor_of: TensorOf, metadata: Mapping[str, str] | None
+    handle: BinaryIO,
+    plan: Plan,
+    tensor_of: TensorOf,
+    metadata: Mapping[str, str] | None,
+    jobs: int | None,
 ) -> None:
     handle.write(safetensors_header(plan, _HUGGING_FACE if metadata is None else metadata))
     order = file_order(plan)
     sizes = [(name, tensor_bytes(dtype, shape)) for name, dtype, shape in order]
-    tensors = computed(tensor_of, sizes)
+    tensors = computed(tensor_of, sizes, jobs)
     for name, dtype, shape in order:
         tensor = next(tensors)
         found = (dtype_name(tensor.dtype), tuple(tensor.shape))

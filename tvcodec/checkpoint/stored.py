@@ -8,7 +8,7 @@ descriptors, and is refused once it has changed since its header was read.
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -24,12 +24,12 @@ _HUGE_PAGES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was when its header was read."""
+    """A file as it was when its header was read; machines may number its `inode` differently."""
 
     path: Path
     size: int
     modified: int
-    inode: int
+    inode: int | None
 
     @classmethod
     def at(cls, path: Path) -> "SourceFile":
@@ -63,11 +63,8 @@ class SourceFile:
                 rest = rest[count:]
 
     def _refuse_change(self, status: os.stat_result) -> None:
-        if (status.st_size, status.st_mtime_ns, status.st_ino) != (
-            self.size,
-            self.modified,
-            self.inode,
-        ):
+        inode = None if self.inode is None else status.st_ino
+        if (status.st_size, status.st_mtime_ns, inode) != (self.size, self.modified, self.inode):
             raise CheckpointError(
                 f"{self.path}: expected the file as it was opened, got a changed file",
                 "run again once nothing writes to the checkpoint",
@@ -88,6 +85,9 @@ class StoredTensor(Protocol):
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension."""
+
+    def elsewhere(self) -> "StoredTensor":
+        """The same by absolute path, as another process may know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,10 @@ class FileTensor:
         shape = (stop - start, *self.shape[1:])
         flat = self._elements(start * self.stride[0], span(shape, self.stride))
         return flat.as_strided(shape, self.stride).contiguous()
+
+    def elsewhere(self) -> "FileTensor":
+        """The same by absolute path, as another process may know it."""
+        return replace(self, file=replace(self.file, path=self.file.path.absolute(), inode=None))
 
     def _elements(self, first: int, count: int) -> Tensor:
         itemsize = self.dtype.itemsize
@@ -151,6 +155,10 @@ class MemoryTensor:
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the first dimension."""
         return self.tensor.detach()[start:stop].resolve_neg().contiguous()
+
+    def elsewhere(self) -> FileTensor:
+        """CheckpointError: no other process has it."""
+        raise CheckpointError("expected a tensor in a file, got one in memory")
 
 
 def _buffer(length: int) -> Tensor:

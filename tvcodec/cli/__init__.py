@@ -7,30 +7,52 @@ they run.
 
 from __future__ import annotations
 
+import importlib
 import io
+import keyword
 import sys
 
 import click
 
 from tvcodec import __version__
-from tvcodec.cli.add import add
-from tvcodec.cli.copy import copy
-from tvcodec.cli.decode import decode
-from tvcodec.cli.encode import encode
-from tvcodec.cli.export import export, import_
-from tvcodec.cli.info import info
-from tvcodec.cli.merge import merge
 from tvcodec.cli.printing import printable
-from tvcodec.cli.remove import remove
-from tvcodec.cli.report import report
-from tvcodec.cli.salvage import salvage
-from tvcodec.cli.tune import tune
-from tvcodec.cli.verify import verify
 from tvcodec.errors import TvqError
+
+COMMANDS = {  # in the order in which people need them; each is in the module of its name
+    "encode": "Write fine-tunes into one .tvq file.",
+    "tune": "Search the smallest file that keeps a score.",
+    "add": "Add fine-tunes to a .tvq file.",
+    "remove": "Remove tasks from a .tvq file.",
+    "decode": "Give a fine-tune back.",
+    "merge": "Write a merge of fine-tunes.",
+    "export": "Write a task or the file in another form.",
+    "import": "Read back what export wrote as .safetensors.",
+    "info": "Show what a .tvq file holds.",
+    "report": "Draw what a .tvq file holds as a page.",
+    "verify": "Check a .tvq file, or measure its errors again.",
+    "salvage": "Save what is intact of a damaged .tvq file.",
+    "copy": "Copy a .tvq file between disks and URLs.",
+}
 
 
 class Commands(click.Group):
-    """Turns what the library raises into a line or two and an exit code."""
+    """Imports a command when it is asked for, and turns what the library raises into a line or two
+    and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = importlib.import_module(f"tvcodec.cli.{name}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -80,11 +102,3 @@ def main() -> None:
       tvcodec merge bank.tvq --base-model base/ -o merged/
       tvcodec verify bank.tvq
     """
-
-
-COMMANDS = (
-    *(encode, tune, add, remove, decode, merge, export, import_),
-    *(info, report, verify, salvage, copy),
-)
-for command in COMMANDS:
-    main.add_command(command)

@@ -11,7 +11,7 @@ from tvcodec.cli.encode import chosen_recipe, encode, phases, print_summary
 from tvcodec.cli.progress import progress
 
 
-@click.command(short_help="Add fine-tunes to a .tvq file.", epilog=encode.epilog)
+@click.command(epilog=encode.epilog)
 @options.bank_argument
 @click.argument("base_model", metavar="BASE_MODEL")
 @click.argument(
@@ -74,5 +74,5 @@ def add(
     print_summary(summary, as_json, "new task")
 
 
-_OWN = {"masks", *(parameter.name for parameter in add.params)}
+_OWN = {"masks", "cluster", *(parameter.name for parameter in add.params)}
 add.params += [parameter for parameter in encode.params if parameter.name not in _OWN]

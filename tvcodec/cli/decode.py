@@ -8,7 +8,7 @@ from tvcodec.cli import options, printing
 from tvcodec.cli.progress import progress
 
 
-@click.command(short_help="Give a fine-tune back.")
+@click.command()
 @options.bank_argument
 @click.argument("task", metavar="TASK")
 @options.base_model(required=False)
@@ -26,6 +26,7 @@ from tvcodec.cli.progress import progress
 )
 @options.max_shard_size
 @options.expect_root
+@options.jobs
 @options.force
 def decode(
     bank: str,
@@ -36,6 +37,7 @@ def decode(
     task_vector: bool,
     max_shard_size: int,
     expect_root: str | None,
+    jobs: int | None,
     force: bool,
 ) -> None:
     """Write one fine-tune as a checkpoint, each parameter in its original dtype.
@@ -59,5 +61,7 @@ def decode(
             model = opened.decode(task, base_model, parameters)
         values = sum(item.count for item in opened.archive.root.base_model if item.name in model)
         with progress(("decoding", values)) as advance:
-            model.save(output, max_shard_size=max_shard_size, force=force, progress=advance)
+            model.save(
+                output, max_shard_size=max_shard_size, force=force, jobs=jobs, progress=advance
+            )
     printing.note(f"wrote {output}: {printing.counted(len(model), 'parameter')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +25,6 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 
 
 @click.command(
-    short_help="Write fine-tunes into one .tvq file.",
     epilog="Of --quality, --step, --bits, --size, --max-error and --exact at most one may be given."
     " All of them count for each task on its own. Settings of other recipes: see --recipe.",
 )
@@ -89,7 +89,13 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
     multiple=True,
     help="A setting of the recipe, or of the file; may be repeated.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
+@options.jobs
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Of a dask scheduler, whose workers do the work; they need the same paths. --jobs is then"
+    " how many parameters are on their way at a time [default: 4 per thread of the cluster].",
+)
 @options.force
 @options.as_json
 def encode(
@@ -98,6 +104,7 @@ def encode(
     output: str,
     masks: str | None,
     jobs: int | None,
+    cluster: str | None,
     force: bool,
     as_json: bool,
     **settings: Any,
@@ -123,7 +130,14 @@ def encode(
     from tvcodec.checkpoint import open_checkpoint
 
     base = open_checkpoint(base_model)
-    with progress(*phases(base, len(paths), goal)) as advance:
+    with ExitStack() as stack:
+        executor = None
+        if cluster is not None:
+            from tvcodec.cluster import connected
+
+            executor, suits = stack.enter_context(connected(cluster))
+            jobs = jobs or suits
+        advance = stack.enter_context(progress(*phases(base, len(paths), goal)))
         summary = encoder.encode(
             base,
             paths,
@@ -132,6 +146,7 @@ def encode(
             goal=goal,
             masks=given,
             jobs=jobs,
+            executor=executor,
             force=force,
             progress=advance,
         )

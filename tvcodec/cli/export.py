@@ -1,4 +1,4 @@
-"""tvcodec export, and tvcodec import"""
+"""tvcodec export"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from tvcodec import carrier
 from tvcodec.cli import options, printing
+from tvcodec.cli.import_ import print_carried
 from tvcodec.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def export(
             carried = carrier.to_safetensors(
                 bank, output, force=force, expected_root=expect_root, progress=advance
             )
-        _print_carried(carried, as_json)
+        print_carried(carried, as_json)
         return
     if task is None or base_model is None:
         raise click.UsageError("--format peft needs TASK and --base-model")
@@ -96,37 +97,6 @@ def export(
             progress=advance,
         )
     _print_exported(exported, as_json)
-
-
-@click.command("import", short_help="Give back a file that was exported as .safetensors.")
-@click.argument("carrier_path", metavar="BANK.safetensors")
-@click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
-@options.expect_root
-@options.force
-@options.as_json
-def import_(
-    carrier_path: str, output: str, expect_root: str | None, force: bool, as_json: bool
-) -> None:
-    """Write the .tvq file that `export --format safetensors` was given, byte for byte.
-
-    Every checksum in it is checked first.
-
-    \b
-      tvcodec import bank.safetensors -o bank.tvq
-    """
-    with progress(("copying", os.path.getsize(carrier_path)), unit=" bytes") as advance:
-        carried = carrier.from_safetensors(
-            carrier_path, output, force=force, expected_root=expect_root, progress=advance
-        )
-    _print_carried(carried, as_json)
-
-
-def _print_carried(carried: carrier.Carried, as_json: bool) -> None:
-    if as_json:
-        printing.print_json(dataclasses.asdict(carried))
-    else:
-        click.echo(f"root  {carried.root}")
-        printing.note(f"wrote {carried.path}: {printing.amount(carried.bytes)}")
 
 
 def _print_exported(exported: Exported, as_json: bool) -> None:

@@ -23,7 +23,7 @@ PAIRS = 10
 RECIPE_ROOM = 80 - 38  # columns, the other columns taken off
 
 
-@click.command(short_help="Show what a .tvq file holds.")
+@click.command()
 @options.bank_argument
 @click.option("--parameters", is_flag=True, help="The table of parameters instead, task by task.")
 @click.option("--task", metavar="TASK", help="With --parameters: of this task only.")

@@ -21,7 +21,7 @@ def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], opti
     return click.option(*names, default=None, **settings)
 
 
-@click.command(short_help="Write a merge of fine-tunes.")
+@click.command()
 @click.argument("banks", metavar="BANK.tvq...", nargs=-1, required=True)
 @options.base_model(required=False)
 @options.model_output
@@ -89,6 +89,7 @@ def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], opti
 )
 @options.max_shard_size
 @options.expect_root
+@options.jobs
 @options.force
 @options.as_json
 def merge(
@@ -102,6 +103,7 @@ def merge(
     task_vector: bool,
     max_shard_size: int,
     expect_root: str | None,
+    jobs: int | None,
     force: bool,
     as_json: bool,
     **settings: Any,
@@ -163,7 +165,7 @@ def merge(
             progress=advance,
             **settings,
         )
-        model.save(output, max_shard_size=max_shard_size, force=force, progress=advance)
+        model.save(output, max_shard_size=max_shard_size, force=force, jobs=jobs, progress=advance)
     _report(output, model.metadata, as_json)
 
 

@@ -199,6 +199,7 @@ expect_root = click.option(
     metavar="HEX",
     help="Fail unless this is the file's root digest; then all that is read is checked by SHA-256.",
 )
+jobs = click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
 edited_output = click.option(
     "-o", "--output", metavar="NEW.tvq", help="Write this file instead of replacing BANK.tvq."
 )

@@ -10,7 +10,7 @@ from tvcodec import editing
 from tvcodec.cli import options, printing
 
 
-@click.command(short_help="Remove tasks from a .tvq file.")
+@click.command()
 @options.bank_argument
 @click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
 @options.edited_output

@@ -12,7 +12,7 @@ from tvcodec.cli import options, printing
 SOME_LOST = 3
 
 
-@click.command(short_help="Save what is intact of a damaged .tvq file.")
+@click.command()
 @click.argument("damaged", metavar="DAMAGED.tvq")
 @click.option("-o", "--output", required=True, metavar="NEW.tvq", help="The file to write.")
 @options.force

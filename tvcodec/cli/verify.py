@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = 5  # differences listed per task
 
 
-@click.command(short_help="Check a .tvq file, or measure its errors again.")
+@click.command()
 @options.bank_argument
 @options.base_model(required=False)
 @click.option(

@@ -1,0 +1,44 @@
+"""tvcodec import"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import click
+
+from tvcodec import carrier
+from tvcodec.cli import options, printing
+from tvcodec.cli.progress import progress
+
+
+@click.command("import", short_help="Give back a file that was exported as .safetensors.")
+@click.argument("carrier_path", metavar="BANK.safetensors")
+@click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
+@options.expect_root
+@options.force
+@options.as_json
+def import_(
+    carrier_path: str, output: str, expect_root: str | None, force: bool, as_json: bool
+) -> None:
+    """Write the .tvq file that `export --format safetensors` was given, byte for byte.
+
+    Every checksum in it is checked first.
+
+    \b
+      tvcodec import bank.safetensors -o bank.tvq
+    """
+    with progress(("copying", os.path.getsize(carrier_path)), unit=" bytes") as advance:
+        carried = carrier.from_safetensors(
+            carrier_path, output, force=force, expected_root=expect_root, progress=advance
+        )
+    print_carried(carried, as_json)
+
+
+def print_carried(carried: carrier.Carried, as_json: bool) -> None:
+    """What was copied, for people or as JSON."""
+    if as_json:
+        printing.print_json(dataclasses.asdict(carried))
+    else:
+        click.echo(f"root  {carried.root}")
+        printing.note(f"wrote {carried.path}: {printing.amount(carried.bytes)}")
