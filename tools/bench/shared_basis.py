@@ -176,7 +176,10 @@ def sides(vit8: Path | None) -> None:
                 found = [against(stack, step) for stack in stacks]
                 error, alone, shared = (sum(row[i] for row in found) / len(found) for i in range(3))
                 ranks = ", ".join(f"{row[3]}x{row[4]}" for row in found)
-                print(f"{name}, {count}  {step:g}  {error:.3f}  {alone:.3f}  {shared:.3f}  {ranks}")
+                print(
+                    f"{name}, {count}  {step:g}  {error:.3f}  {alone:.3f}  {shared:.3f}  {ranks}",
+                    flush=True,
+                )
 
 
 def sided(vit8: Path | None, count: int) -> Iterator[tuple[str, list[Tensor]]]:
@@ -268,7 +271,8 @@ def side(gram: Tensor, cut: float) -> Tensor:
     """The eigenvectors [n, r] of all directions but the weakest, which hold `cut` of the energy."""
     energies, vectors = torch.linalg.eigh(gram.double())
     outside = int((energies.clamp_min(0).cumsum(0) <= cut).sum())
-    return vectors[:, min(outside, len(energies) - 1) :].float()
+    kept: Tensor = vectors[:, min(outside, len(energies) - 1) :].float()
+    return kept
 
 
 if __name__ == "__main__":
