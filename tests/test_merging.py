@@ -15,6 +15,8 @@ import tvcodec
 from tvcodec import EXACT, QUALITIES, Recipe, index
 from tvcodec.errors import BaseModelMismatch, TvqError, UnknownTaskError
 from tvcodec.lowrank import Factors
+from tvcodec.merge import ties
+from tvcodec.merging.ties_by_model import Candidates
 from tvcodec.published import TsvC
 from tvcodec.stored_task import SharedBasis, StoredTask
 from tvcodec.task_vector import Term
@@ -643,9 +645,11 @@ def test_a_rotated_archive_serves_methods_that_add(noisy, method):
     assert gain == pytest.approx(share, abs=0.25)
 
 
+@pytest.mark.parametrize("drowned", [0.0, 1e9])
 @pytest.mark.parametrize("method", LOOKING)
-def test_a_rotated_part_is_added_beside(noisy, method):
+def test_a_rotated_part_is_looked_at_or_added_beside(noisy, method, drowned, monkeypatch):
     base, _, folder = noisy
+    monkeypatch.setattr("tvcodec.merging.strategies.DROWNED", drowned)
     with tvcodec.open(folder / "balanced.tvq") as bank:
         taus, number = [], bank.archive.numbers["w"]
         for task in bank.tasks:
@@ -656,12 +660,72 @@ def test_a_rotated_part_is_added_beside(noisy, method):
         whole = [bank.task_vector(task)["w"].double() for task in bank.tasks]
         settings = SETTINGS.get(method, {})
         found = bank.merge(base, method=method, task_vector=True, **settings)["w"]
+    seen = whole if method == "iso-c" or (method == "tsvm" and drowned) else taus
     wanted = {
-        "tsvm": lambda: published_tsvm(taus),
-        "iso-c": lambda: published_iso_c(taus),
-        "ties": lambda: published_ties(taus, [kth(tau.reshape(-1), 0.2) for tau in taus]),
-        "consensus": lambda: published_consensus(taus, 0.4, 2),
-        "magmax": lambda: published_magmax(taus),
+        "tsvm": lambda: published_tsvm(seen),
+        "iso-c": lambda: published_iso_c(seen),
+        "ties": lambda: published_ties(seen, [kth(tau.reshape(-1), 0.2) for tau in seen]),
+        "consensus": lambda: published_consensus(seen, 0.4, 2),
+        "magmax": lambda: published_magmax(seen),
     }[method]()
-    rest = sum(whole) - sum(taus)
+    rest = sum(whole) - sum(seen)
     assert relative_error(found, wanted + 2 / 3 * rest) < 1e-5
+
+
+def test_noise_is_what_comes_back_across_the_task_vector(noisy):
+    base, tunes, folder = noisy
+    with tvcodec.open(folder / "balanced.tvq") as bank:
+        for task in bank.tasks:
+            tau = tunes[task]["w"].double() - base["w"]
+            found = bank.task_vector(task)["w"].double()
+            along = float((found * tau).sum() / tau.square().sum())
+            across = float((found - along * tau).square().sum() / tau.square().sum())
+            noise = StoredTask(bank.archive, task).noise(bank.archive.numbers["w"])
+            assert noise == pytest.approx(across, rel=1e-3)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("quality", ["small", "balanced"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merge_reads_each_section_once(noisy, method, quality, monkeypatch, tmp_path):
+    base, _, folder = noisy
+    if quality == "small" and method in LOOKING:
+        return
+    read = []
+    original = tvcodec.archive.Archive.read
+    with tvcodec.open(folder / f"{quality}.tvq") as bank:
+        monkeypatch.setattr(
+            "tvcodec.archive.Archive.read",
+            lambda archive, task, section, offset: (
+                read.append((task, offset)) or original(archive, task, section, offset)
+            ),
+        )
+        bank.merge(base, method=method).save(tmp_path / "merged.safetensors")
+    assert len(read) == len(set(read)) == 6
+
+
+def test_ties_keeps_of_a_spooled_task_vector_what_its_threshold_may_keep():
+    candidates = Candidates()
+    values = {(n, t): normal(3 * n + t, 31, 7) for n in range(2) for t in range(3)}
+    for (number, task), tensor in values.items():
+        candidates.put(number, task, tensor, 0.5 * task)
+    candidates.put(2, 0, torch.zeros(4), 0.0)
+    for (number, task), tensor in reversed(values.items()):
+        found = candidates.take(number, task, (31, 7))
+        assert_same(found, torch.where(tensor.abs() >= 0.5 * task, tensor, 0.0))
+    assert not candidates.take(2, 0, (4,)).any()
+    assert candidates.take(9, 9, ()).shape == ()
+
+
+def test_a_threshold_never_falls_while_a_task_vector_is_counted():
+    count, magnitudes, found = 30 * 500, ties.Magnitudes(), [0.0]
+    values = [normal(n, 500, scale=1 + n % 5) for n in range(30)]
+    for piece in values:
+        magnitudes.add(piece)
+        found.append(magnitudes.threshold(0.2, count))
+    assert found == sorted(found)
+    exact = kth(torch.cat(values), 0.2)
+    assert exact * (1 - 1e-3) <= found[-1] <= exact
+    assert 0 < found[10] < exact

@@ -131,8 +131,9 @@ class Bank:
         Sums are float32, rounded once. Parameters that a task adds, lacks or reshapes, extra rows
         and integers stay the base model's. Methods that look at single values or directions (all
         but "weighted", "dare" and "model-stock") take a share of the sum of what is coded in a
-        rotated frame; TvqError where that is most of a task, and for an option that the method does
-        not take.
+        rotated frame, but "iso-c" all of it, and "tsvm" too where its noise is below 3 times the
+        task vector's energy; TvqError where it is most of a task, and for an option that the method
+        does not take.
         """
         options = {
             "weights": weights,

@@ -91,6 +91,14 @@ class StoredTask:
         members = self.index.small.members if self.index.small else ()
         return next((item.norm for item in members if item.parameter == number), 0.0)
 
+    def noise(self, number: int) -> float:
+        """What of the energy that a parameter's task vector came back with is not along it, as a
+        multiple of its own energy; 0.0 where the parameter has no section of its own."""
+        section = self._at.get(self.stored_as(number), (None, 0))[0]
+        if not isinstance(section, Entry):
+            return 0.0
+        return max(section.error**2 - (1 - section.gain) ** 2, 0.0)
+
     def rotated(self, number: int) -> bool:
         """Whether a part of a parameter's task vector is coded in a rotated frame."""
         section = self._at.get(self.stored_as(number), (None, 0))[0]

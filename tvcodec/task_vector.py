@@ -20,20 +20,26 @@ from tvcodec.stored_task import SharedBasis, StoredTask
 class Term:
     """A stored task, whose file's shared basis is `shared`, times `factor`. Where `structured`,
     parts that are noise to whoever looks at single values or directions are left out: what is
-    coded in a rotated frame."""
+    coded in a rotated frame. `held` is a parameter that was read already, by number."""
 
     task: StoredTask
     shared: SharedBasis
     factor: float = 1.0
     structured: bool = False
+    held: tuple[int, Parts | None] | None = None
 
     def times(self, factor: float) -> Term:
         """The same times another factor."""
         return replace(self, factor=self.factor * factor)
 
+    def read(self, number: int) -> Term:
+        """The same, which reads this parameter now and from the file no more."""
+        return replace(self, held=(number, self.task.parts(number)))
+
     def parts(self, number: int) -> Parts | None:
         """The parts of a parameter's task vector, without the factor; None where it is zero."""
-        parts = self.task.parts(number)
+        known = self.held is not None and self.held[0] == number
+        parts = self.held[1] if self.held and known else self.task.parts(number)
         return parts.structured() if parts and self.structured else parts
 
     def rotated(self, number: int) -> bool:

@@ -32,17 +32,20 @@ ARCHIVES = {
     "step 2": tvcodec.Recipe(step=2.0),
     "step 3": tvcodec.Recipe(step=3.0),
 }
-# near the best of each method for the fine-tunes, so that a difference counts
+# Near the best of each method for the fine-tunes, so that a difference counts. text4's are the best
+# of sweeps of three or four values on the first 500 rows of each task: weighted 0.8 to 2, ties 0.5
+# to 2, dare 0.8 to 1.6, consensus 0.2 to 0.8, model-stock 1 to 3, iso-c 0.5 to 1.5, magmax 0.3 to
+# 1.1. Of weighted, dare, consensus and iso-c the largest was the best.
 SCALING = {
     "text4": {
-        "weighted": 1.2,
+        "weighted": 2.0,
         "tsvm": 1.5,
         "ties": 1.0,
-        "dare": 1.2,
-        "consensus": 0.5,
-        "model-stock": 1.0,
-        "iso-c": 1.0,
-        "magmax": 0.5,
+        "dare": 1.6,
+        "consensus": 0.8,
+        "model-stock": 2.0,
+        "iso-c": 1.5,
+        "magmax": 0.8,
     },
     "vit8": {
         "weighted": 0.4,

@@ -126,7 +126,7 @@ def merge(
     What was used is printed, and written into the metadata of the output. Parameters that a task
     adds, lacks or reshapes are left out. All but weighted, dare and model-stock look at single
     values or directions: of what is coded in a rotated frame (--quality balanced) they take a share
-    of the sum, and they refuse files with little else (small).
+    of the sum (iso-c all, tsvm where its noise is small), and they refuse files with little else.
 
     \b
       tvcodec merge bank.tvq --base-model base/ --weights perf.json -o merged/

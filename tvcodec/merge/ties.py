@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tvcodec.merge.methods import DENSITY
 
+_FEW = 1 << 15  # values that are counted one by one
 _SHIFT = 13  # of 23 bits of mantissa 10 are kept: a bin is 1 / 1024 wide, or less
 
 
@@ -29,19 +30,19 @@ class Magnitudes:
     def add(self, tau: Tensor) -> None:
         """Counts the values of one more parameter."""
         for piece in torch.split(tau.reshape(-1), 1 << 22):
-            bits = piece.to(torch.float32).abs().view(torch.int32)
-            self._counts += torch.bincount(bits >> _SHIFT, minlength=len(self._counts)).cpu()
+            bins = (piece.to(torch.float32).abs().view(torch.int32) >> _SHIFT).cpu()
+            if len(bins) <= _FEW:
+                self._counts.index_add_(0, bins, torch.ones(len(bins), dtype=torch.int64))
+            else:
+                self._counts += torch.bincount(bins, minlength=len(self._counts))
 
-    def add_zeros(self, count: int) -> None:
-        """Counts a parameter of that many values that did not change."""
-        self._counts[0] += count
-
-    def threshold(self, density: float = DENSITY) -> float:
+    def threshold(self, density: float = DENSITY, count: int = 0) -> float:
         """The magnitude that a share of `density` of all values reaches; at most 0.1 % below what
-        sorting them all would give."""
+        sorting them all would give. They are `count` in all, those not yet added being zero, or as
+        many as were added. With a fixed `count` it only grows by what is added."""
         upto = self._counts.cumsum(0)
-        total = int(upto[-1])
-        place = total - int(total * density)
+        added = int(upto[-1])
+        place = added - int((count or added) * density)
         if place <= 0:
             return 0.0
         at = int(torch.searchsorted(upto, place))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tvcodec.base_model import BaseModel
-from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.index import BaseParameter
 from tvcodec.merge import consensus as consensus_maths
 from tvcodec.merge import dare as dare_maths
@@ -44,6 +43,14 @@ class Tasks:
     def changed(self, number: int) -> bool:
         """Whether any of the tasks has a task vector for the parameter."""
         return any(term.task.changed(number) for term in self.terms)
+
+    def read(self, number: int) -> Tasks:
+        """The same, with one parameter read: however often it is looked at, from the file once."""
+        return Tasks([term.read(number) for term in self.terms], self.base)
+
+    def rotated(self, number: int) -> bool:
+        """Whether any part of the parameter may be coded in a rotated frame."""
+        return any(term.rotated(number) for term in self.terms)
 
     def structured(self) -> Tasks:
         """The same without what is coded in a rotated frame."""
@@ -95,39 +102,14 @@ def ties_by_parameter(tasks: Tasks, density: float) -> Tau:
     return tau
 
 
-def ties_by_model(tasks: Tasks, density: float, progress: Progress) -> Tau:
-    """Each task has one threshold, for which all its parameters are read once before the first of
-    them is merged; `progress` is told of each as often as there are tasks. Where tasks cancel
-    exactly, the sign is that of most values of the parameter (in the paper's program: of the model,
-    which would take reading all of them twice)."""
-    thresholds: list[float] = []
-    measuring = threading.Lock()
-
-    def tau(number: int) -> Tensor:
-        with measuring:
-            if not thresholds:
-                found = [_threshold(tasks, term, density, progress) for term in tasks.terms]
-                thresholds.extend(found)
-        pairs = zip(tasks.each(number), thresholds, strict=True)
-        return ties_maths.merge([ties_maths.trim(one, threshold) for one, threshold in pairs])
-
-    return tau
-
-
-def _threshold(tasks: Tasks, term: Term, density: float, progress: Progress) -> float:
-    magnitudes = ties_maths.Magnitudes()
-    for number, parameter in enumerate(tasks.parameters):
-        if term.task.changed(number):
-            magnitudes.add(summed([term], number, tasks.base))
-        elif TORCH_DTYPES[parameter.dtype].is_floating_point:
-            magnitudes.add_zeros(parameter.count)
-        progress(parameter.count)
-    return magnitudes.threshold(density)
-
-
 def model_stock_by_parameter(tasks: Tasks) -> Tau:
     """Each parameter goes as far as the tasks agree on it."""
-    return lambda number: tasks.mean(number).mul_(model_stock_maths.share(_gram(tasks, number)))
+
+    def tau(number: int) -> Tensor:
+        read = tasks.read(number)
+        return read.mean(number).mul_(model_stock_maths.share(_gram(read, number)))
+
+    return tau
 
 
 def model_stock_by_model(tasks: Tasks, progress: Progress) -> Tau:
