@@ -29,6 +29,7 @@ from tvcodec.index import (
 )
 from tvcodec.similarity import deviation, from_metadata
 from tvcodec.source import Source
+from tvcodec.stored_files import StoredFiles
 
 
 class Archive:
@@ -60,6 +61,7 @@ class Archive:
         self._indexes: dict[str | None, TaskIndex] = {}
         self._pinned = expected_root is not None
         self._verified: set[str | None] = set()
+        self.companions = StoredFiles(self.container, self.root, self._pinned)
 
     @property
     def path(self) -> str:
@@ -146,6 +148,7 @@ class Archive:
         """FormatError unless every checksum in the file holds."""
         for task in self.groups:
             self.verify_group(task)
+        self.companions.verify({task: self.index(task) for task in self.tasks})
         self.gram()
 
     def verify_group(self, task: str | None) -> None:
@@ -223,6 +226,8 @@ class Archive:
             for section, _ in self.sections(task):
                 for kind, length in _kinds(section):
                     kinds[kind] += length
+        if self.root.companions:
+            kinds["companion files"] = self.root.companions.length
         kinds["similarity"] = self.root.gram_length
         kinds["root index"] = len(self.container.root)
         kinds["frame and padding"] = self.container.size - kinds.total()

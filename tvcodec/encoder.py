@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from tvcodec import joint, parameter, rate, similarity
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
+from tvcodec.companions import companions
 from tvcodec.container import Writer
 from tvcodec.errors import TvqError
 from tvcodec.index import (
@@ -26,6 +28,7 @@ from tvcodec.masks import Masks
 from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
+from tvcodec.stored_files import put_blobs
 from tvcodec.survey import Progress, Survey, TaskSurvey, changes, survey
 from tvcodec.threads import one_thread
 
@@ -65,6 +68,7 @@ def encode(
     goal: rate.Goal | None = None,
     masks: Mapping[str, CheckpointSource] | None = None,
     jobs: int | None = None,
+    weights_only: bool = False,
     force: bool = False,
     progress: Progress = lambda values: None,
 ) -> Summary:
@@ -73,7 +77,8 @@ def encode(
     Checkpoints are files, directories or mappings of names to tensors. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
     size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
-    neither on the order of the tasks nor on `jobs`, the number of threads.
+    neither on the order of the tasks nor on `jobs`, the number of threads. What lies beside the
+    weights of a fine-tune that is a directory is kept too, unless `weights_only` is set.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
     finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
@@ -101,6 +106,9 @@ def encode(
         writer = stack.enter_context(Writer(path, force=force))
         stack.enter_context(one_thread())  # parameters run in parallel instead
         found = survey(base, tunes, recipe.exact, progress)
+        for task in () if weights_only else found.tasks:
+            with _naming(task.name):
+                task.companions = companions(task.checkpoint, base, recipe.exact)
         pool = stack.enter_context(ThreadPoolExecutor(jobs or os.cpu_count() or 1))
         shared = stack.enter_context(SharedSpool())
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
@@ -249,10 +257,12 @@ def _write(
         length, sha256 = writer.put_index(pack_task(index))
         norm, error = single(spool.task.norm), single(spool.error)
         records.append(TaskRecord(spool.task.name, sections_length, length, sha256, norm, error))
+    beside = put_blobs(writer, ChainMap(*(dict(spool.task.companions.blobs) for spool in spools)))
     triangle = similarity.triangle([spool.known for spool in spools])
     gram_length, gram_sha256 = writer.put_apart(triangle) if triangle else (0, bytes(32))
     root = Root(
         base_model=found.base_model,
+        companions=beside,
         gram_length=gram_length,
         gram_sha256=gram_sha256,
         shared=common,
@@ -275,5 +285,5 @@ def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummar
         8 * (size + share) / found.values if found.values else 0.0,
         task.checkpoint.stored_bytes / (size + share),
         spool.error,
-        tuple(changes(task, found.base_model)),
+        (*changes(task, found.base_model), *task.companions.notes),
     )

@@ -69,6 +69,20 @@ class Checkpoint:
         return sum(length for _, _, length in runs)
 
     @property
+    def is_directory(self) -> bool:
+        """Whether it was opened as a directory, with what lies beside the weights."""
+        return self._path is not None and self._path == self.directory
+
+    @property
+    def files(self) -> dict[Path, list[str]]:
+        """The names of the tensors in each file; none for a mapping."""
+        found: dict[Path, list[str]] = {}
+        for name, stored in self._stored.items():
+            if isinstance(stored, FileTensor):
+                found.setdefault(stored.file.path, []).append(name)
+        return found
+
+    @property
     def paths(self) -> frozenset[Path]:
         """The files that hold the tensors, and the path it was opened by; none for a mapping."""
         files = {item.file.path for item in self._stored.values() if isinstance(item, FileTensor)}

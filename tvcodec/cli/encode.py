@@ -90,6 +90,11 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
     help="A setting of the recipe, or of the file; may be repeated.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
+@click.option(
+    "--weights-only",
+    is_flag=True,
+    help="Leave out what lies beside the weights of a directory: config, tokenizer, model card.",
+)
 @options.force
 @options.as_json
 def encode(
@@ -98,6 +103,7 @@ def encode(
     output: str,
     masks: str | None,
     jobs: int | None,
+    weights_only: bool,
     force: bool,
     as_json: bool,
     **settings: Any,
@@ -106,7 +112,9 @@ def encode(
 
     BASE_MODEL and each FINE_TUNE are a .safetensors file, a .pt or .bin state dict, or a Hugging
     Face style directory; NAME is what the task is called from then on. They are read one parameter
-    at a time. The same inputs and options give the same bytes.
+    at a time. The same inputs and options give the same bytes. Of a fine-tune that is a directory,
+    config, tokenizer and the like are kept too, where they are not the base model's; with --exact,
+    `tvcodec decode` gives its .safetensors files back byte for byte.
 
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
@@ -131,6 +139,7 @@ def encode(
             goal=goal,
             masks=given,
             jobs=jobs,
+            weights_only=weights_only,
             force=force,
             progress=advance,
         )

@@ -100,7 +100,7 @@ def merge(
     scaling: float | dict[str, float],
     negate: tuple[str, ...],
     task_vector: bool,
-    max_shard_size: int,
+    max_shard_size: int | None,
     expect_root: str | None,
     force: bool,
     as_json: bool,
