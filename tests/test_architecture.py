@@ -31,8 +31,9 @@ IMPORTS = {
     "container": "durable errors memory source",
     "index": "container errors",
     "similarity": "",
-    "archive": "container errors index similarity source",
-    "assembly": "archive container errors index similarity",
+    "stored_files": "container entropy errors index",
+    "archive": "container errors index similarity source stored_files",
+    "assembly": "archive container errors index similarity stored_files",
     "locking": "errors",
     "editing": "archive assembly container errors locking",
     "salvaging": "archive assembly container errors index source",
@@ -62,19 +63,21 @@ IMPORTS = {
     "family": "basis codec dense entropy index masks parameter",
     "published": "auto codec dense errors family lowrank merge quantize",
     # the two walks, which never meet
-    "survey": "checkpoint dense errors index",
+    "companions": "checkpoint entropy errors index",
+    "survey": "checkpoint companions dense errors index",
     "spool": "codec container entropy index parameter similarity sketch survey",
     "sharing": "auto dense family index parameter recipes",
     "joint": "dense family masks parameter recipes sharing spool survey",
-    "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
-    " similarity spool survey threads",
+    "encoder": "checkpoint companions container errors index joint masks parameter published rate"
+    " recipes similarity spool stored_files survey threads",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
-    "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
+    "restoring": "archive checkpoint errors index",
+    "decoder": "archive base_model checkpoint errors fine_tune merging model restoring stored_task"
     " task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
@@ -86,7 +89,7 @@ IMPORTS = {
     " index merge published rate recipes remeasure salvaging",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
-    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
+    *("exchange", "similarity", "assembly", "locking", "editing", "salvaging", "stored_files"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
 LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does

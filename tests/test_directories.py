@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -164,3 +166,147 @@ def test_a_sharded_llama_with_another_row_comes_back_close(llamas: Path, tmp_pat
         files = digests(tmp_path / task)
         assert files["tokenizer.json"] == digests(llamas / task)["tokenizer.json"]
         assert "model-00002-of-00002.safetensors" in files or len(files) > 6
+
+
+def test_files_are_kept_once_and_only_where_they_differ(llamas: Path, tmp_path: Path) -> None:
+    tasks = {task: llamas / task for task in ("one", "wider")}
+    tvcodec.encode(llamas / "base", tasks, tmp_path / "a.tvq", recipe=EXACT)
+    tvcodec.encode(llamas / "base", tasks, tmp_path / "b.tvq", recipe=EXACT, weights_only=True)
+    with tvcodec.open(tmp_path / "b.tvq") as bank:
+        assert bank.archive.root.companions is None
+        assert bank.archive.index("one").files is None
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        one, wider = (bank.archive.index(task) for task in tasks)
+        kept = {file.name for file in one.files or () if file.source}
+        assert kept <= {"model.safetensors.index.json"}
+        kept = {file.name for file in wider.files or () if file.source}
+        assert kept == {"config.json", "tokenizer.json", "model.safetensors.index.json"}
+        needed = [*one.blobs(), *wider.blobs()]
+        assert set(bank.archive.companions.blobs) == set(needed)
+        assert len(set(needed)) < len(needed)  # most shards begin alike
+        kinds = bank.archive.bytes_by_kind()
+        assert (
+            0 < kinds["companion files"] < (llamas / "wider" / "tokenizer.json").stat().st_size * 4
+        )
+
+
+def test_added_one_by_one_is_encoded_at_once_and_removed_is_never_there(
+    llamas: Path, tmp_path: Path
+) -> None:
+    base, tasks = llamas / "base", {task: llamas / task for task in ("one", "wider")}
+    tvcodec.encode(base, tasks, tmp_path / "both.tvq", recipe=EXACT)
+    tvcodec.encode(base, {"one": llamas / "one"}, tmp_path / "one.tvq", recipe=EXACT)
+    tvcodec.add(
+        tmp_path / "one.tvq",
+        base,
+        {"wider": llamas / "wider"},
+        output=tmp_path / "added.tvq",
+        recipe=EXACT,
+    )
+    assert (tmp_path / "added.tvq").read_bytes() == (tmp_path / "both.tvq").read_bytes()
+    tvcodec.remove(tmp_path / "both.tvq", ["wider"])
+    assert (tmp_path / "both.tvq").read_bytes() == (tmp_path / "one.tvq").read_bytes()
+
+
+def test_a_file_that_is_the_base_models_has_to_be_there(berts: Path, tmp_path: Path) -> None:
+    tvcodec.encode(berts / "base", {"one": berts / "one"}, tmp_path / "a.tvq", recipe=EXACT)
+    shutil.copytree(berts / "base", tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        with pytest.raises(CheckpointError, match=r"base model's config\.json .* got another one"):
+            bank.decode("one", tmp_path / "base").save(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        bank.decode("one", tmp_path / "base").save(tmp_path / "out.safetensors")
+    wanted = load_file(berts / "one" / "model.safetensors")
+    found = load_file(tmp_path / "out.safetensors")
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_weights_of_pickles_come_back_bit_for_bit_and_it_is_said(
+    berts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(berts / "one", tmp_path / "one")
+    weights = load_file(tmp_path / "one" / "model.safetensors")
+    (tmp_path / "one" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "one" / "pytorch_model.bin")
+    run = CliRunner().invoke
+    words = ["encode", str(berts / "base"), f"one={tmp_path / 'one'}", "--exact"]
+    encoded = run(main, [*words, "-o", str(tmp_path / "a.tvq")])
+    assert "weights come back bit for bit, but not their files" in encoded.stderr
+    words = ["decode", str(tmp_path / "a.tvq"), "one", "--base-model", str(berts / "base")]
+    decoded = run(main, [*words, "-o", str(tmp_path / "out")])
+    assert decoded.exit_code == 0
+    assert "every value is the fine-tune's, but the files" in decoded.stderr
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    assert (tmp_path / "out" / "README.md").read_text() == "# one"
+
+
+def test_what_is_left_out_is_said(berts: Path, tmp_path: Path) -> None:
+    shutil.copytree(berts / "one", tmp_path / "one")
+    (tmp_path / "one" / "training_args.bin").write_bytes(b"a pickle")
+    (tmp_path / "one" / "optimizer.pt").write_bytes(b"a pickle")
+    (tmp_path / "one" / ".env").write_text("SECRET=1")
+    (tmp_path / "one" / "runs").mkdir()
+    summary = tvcodec.encode(
+        berts / "base", {"one": tmp_path / "one"}, tmp_path / "a.tvq", recipe=EXACT
+    )
+    assert "left out: .env, optimizer.pt, runs" in summary.tasks[0].notes
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        bank.decode("one", berts / "base").save(tmp_path / "out")
+    assert names(tmp_path / "out") == names(berts / "one")
+
+
+def test_salvage_keeps_weights_whose_files_are_damaged(llamas: Path, tmp_path: Path) -> None:
+    tasks = {task: llamas / task for task in ("one", "wider")}
+    tvcodec.encode(llamas / "base", tasks, tmp_path / "a.tvq")
+    with closing(Archive(tmp_path / "a.tvq")) as archive:
+        ((_, offset),) = [
+            found
+            for found in archive.companions.blobs.values()
+            if found[0].size == (llamas / "wider" / "tokenizer.json").stat().st_size
+        ]
+    data = bytearray((tmp_path / "a.tvq").read_bytes())
+    data[offset + 20] ^= 1
+    (tmp_path / "a.tvq").write_bytes(data)
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        with pytest.raises(FormatError, match="companion files: checksum mismatch"):
+            bank.decode("wider", llamas / "base").save(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    saved = tvcodec.salvage(tmp_path / "a.tvq", tmp_path / "b.tvq")
+    assert saved.lost == {}
+    assert [note for note in saved.notes if note.startswith("task 'wider': left without")]
+    with tvcodec.open(tmp_path / "b.tvq") as bank:
+        bank.archive.verify()
+        assert bank.archive.index("one").files is not None
+        assert bank.archive.index("wider").files is None
+        assert bank.decode("wider", llamas / "base")["model.norm.weight"].shape == (32,)
+
+
+def test_a_merge_has_a_card_and_loads(llamas: Path, tmp_path: Path) -> None:
+    tasks = {task: llamas / task for task in ("one", "wider")}
+    summary = tvcodec.encode(llamas / "base", tasks, tmp_path / "a.tvq")
+    words = ["merge", str(tmp_path / "a.tvq"), "--base-model", str(llamas / "base")]
+    words += ["--weights", "one=0.3,wider=0.5", "--scaling", "0.8"]
+    assert CliRunner().invoke(main, [*words, "-o", str(tmp_path / "out")]).exit_code == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    _, front, body = text.split("---\n", 2)
+    facts = yaml.safe_load(front)
+    assert facts["base_model"] == "base"
+    assert facts["tags"] == ["merge", "tvcodec"]
+    told = facts["tvcodec"]
+    assert told["method"] == "weighted"
+    assert told["weights"] == {"one": 0.3, "wider": 0.5}
+    assert told["tasks"] == ["one", "wider"]
+    assert told["scaling"] == 0.8
+    assert told["archives"] == {"a.tvq": summary.root}
+    assert told["command"].startswith("tvcodec merge ")
+    assert "| wider | 0.5 |" in body
+    assert logits(tmp_path / "out").shape[-1] == 64
+    merged = tmp_path / "out.safetensors"
+    assert CliRunner().invoke(main, [*words, "-o", str(merged)]).exit_code == 0
+    with safe_open(merged, "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["tvcodec.archives"]) == {"a.tvq": summary.root}
+    assert json.loads(metadata["tvcodec.base_model"]) == "base"
+    assert json.loads(metadata["tvcodec.command"]).endswith("out.safetensors")

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvcodec import index
-from tvcodec.index import spelling
 from tvcodec.errors import FormatError
-from tvcodec.index import Stream
+from tvcodec.index import Stream, spelling
 
 BASE_MODEL = tuple(
     index.BaseParameter(name, dtype, dims, bytes([number]) * 32)

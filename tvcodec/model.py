@@ -55,7 +55,7 @@ class Model(Mapping[str, Tensor]):
         self.directory = directory
         self.inputs = frozenset(inputs)
         self.notes = tuple(notes)
-        self._beside = beside
+        self.beside = beside
         self._layout = layout
 
     def __getitem__(self, name: str) -> Tensor:
@@ -146,6 +146,6 @@ class Model(Mapping[str, Tensor]):
                 max_shard_size or DEFAULT_MAX_SHARD_SIZE,
                 self.directory,
                 force,
-                self._beside,
+                self.beside,
                 self._layout() if max_shard_size is None else (),
             )

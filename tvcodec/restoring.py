@@ -10,6 +10,8 @@ from tvcodec.checkpoint import Checkpoint, Layout
 from tvcodec.errors import CheckpointError, naming
 from tvcodec.index import BLOB_MAX, FROM_BASE, File
 
+_EXACT = '{"name": "exact"}'  # what the encoder notes of its recipe
+
 
 class Directory:
     """What lies beside the weights of a task whose fine-tune was a directory."""
@@ -28,7 +30,7 @@ class Directory:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not as it was, though all values are."""
-        exact = self._index.metadata.get("recipe") == "exact"
+        exact = self._index.metadata.get("recipe") == _EXACT
         if not (self.known and exact and self._index.weights is None):
             return ()
         return (

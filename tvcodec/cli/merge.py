@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -15,13 +16,23 @@ from tvcodec.errors import TvqError
 from tvcodec.merge import methods, weights
 from tvcodec.merge.methods import METHODS
 
+COMMAND = "tvcodec.command"
+
 
 def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], options.Command]:
     """An option of some methods only: None unless it is given."""
     return click.option(*names, default=None, **settings)
 
 
-@click.command(short_help="Write a merge of fine-tunes.")
+class _Recorded(click.Command):
+    """Keeps what was typed, for the model card."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = shlex.join(["tvcodec", "merge", *args])
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Recorded, short_help="Write a merge of fine-tunes.")
 @click.argument("banks", metavar="BANK.tvq...", nargs=-1, required=True)
 @options.base_model(required=False)
 @options.model_output
@@ -121,7 +132,8 @@ def merge(
       magmax       of each value the largest
       model-stock  their mean, as far as tasks agree
 
-    What was used is printed, and written into the metadata of the output. Parameters that a task
+    What was used is printed, and written into the metadata of the output, with the command; a
+    directory gets a model card, README.md, of it. Parameters that a task
     adds, lacks or reshapes are left out. All but weighted, dare and model-stock look at single
     values or directions: of what is coded in a rotated frame (--quality balanced) they take a share
     of the sum, and they refuse files with little else (small).
@@ -163,6 +175,8 @@ def merge(
             progress=advance,
             **settings,
         )
+        if not task_vector:
+            model.metadata[COMMAND] = json.dumps(click.get_current_context().meta[COMMAND])
         model.save(output, max_shard_size=max_shard_size, force=force, progress=advance)
     _report(output, model.metadata, as_json)
 
