@@ -172,7 +172,7 @@ def _blobs() -> Iterator[Broken]:
     yield "blobs_sha256", 68, "a file of another SHA-256", other.build()
     cut = _draft(_kept("a", content=ZEROS), ZEROS)
     cut.companions = Blobs([ZEROS], stored=lambda content: frame(content)[:-1])
-    yield "blobs_zstd_cut", 55, "a file in a frame without its end", cut.build()
+    yield "zstd_of_file_cut", 55, "a file in a frame without its end", cut.build()
 
 
 def _grown(record: list[Any]) -> list[Any]:

@@ -197,6 +197,8 @@ def _check(method: str, settings: dict[str, Any]) -> None:
 def _report(output: str, metadata: dict[str, str], as_json: bool) -> None:
     told = {name.removeprefix("tvcodec."): text for name, text in metadata.items()}
     method = told.pop("merge")
+    for name in ("archives", "base_model", "command"):  # which whoever reads this has given
+        told.pop(name, None)
     used: dict[str, Any] = {name: json.loads(text) for name, text in told.items()}
     if as_json:
         printing.print_json({"path": output, "method": method, **used})
