@@ -1,4 +1,4 @@
-// A third reader, of bytes and indexes alone (rules R1 to R54 but R12): tvq.md, sections 5 and 6.
+// A third reader, of bytes and indexes alone (rules R1 to R54 but R12, R63 to R67): tvq.md, sections 5 and 6.
 // usage: node reader.mjs FILE...   prints a JSON line per file: its root digest, or the rule it breaks
 
 import { createHash } from "node:crypto";
@@ -57,15 +57,25 @@ function readFile(data) {
   let place = 64;
   const vectors = new Map();
   if (root.shared) {
-    const index = readGroup(data, place, root.shared, root.base, new Map(), true);
+    const index = readGroup(data, place, root.shared, (bytes) =>
+      readIndex(bytes, root.base, new Map(), true),
+    );
     for (const entry of index.entries) vectors.set(entry.p, (vectors.get(entry.p) ?? 0) + 1);
     place += total(root.shared);
   }
   let sections = 0;
+  const tasks = [];
   for (const task of root.tasks) {
-    sections += readGroup(data, place, task.group, root.base, vectors, false).sections.length;
+    tasks.push(readGroup(data, place, task.group, (bytes) => readIndex(bytes, root.base, vectors)));
+    sections += tasks.at(-1).sections.length;
     place += total(task.group);
   }
+  let blobs = [];
+  if (root.companions) {
+    blobs = readGroup(data, place, root.companions, readBlobs).sections;
+    place += total(root.companions);
+  }
+  checkBlobs(blobs, tasks);
   const gram = unpadded(data, place, root.gramLength);
   require(16, sha256(gram) === root.gramSha || gram.length === 0, "gram digest");
   return { root: digest, tasks: root.tasks.map((task) => task.name), sections };
@@ -79,10 +89,10 @@ function unpadded(data, at, length) {
 
 const total = (group) => group.sectionsLength + aligned(group.indexLength);
 
-function readGroup(data, at, group, base, vectors, shared) {
+function readGroup(data, at, group, read) {
   const bytes = unpadded(data, at + group.sectionsLength, group.indexLength);
   require(14, sha256(bytes) === group.sha256, "index digest");
-  const index = readIndex(bytes, base, vectors, shared);
+  const index = read(bytes);
   const length = index.sections.reduce((sum, section) => sum + aligned(section.length), 0);
   require(15, length === group.sectionsLength, "length of the sections");
   require(17, sha256(data.subarray(at, at + length)) === index.digest, "group digest");
@@ -256,16 +266,19 @@ const dimensions = (value) => {
   require(30, dims.length <= 8 && product(dims.map((dim) => dim || 1)) <= COUNT_MAX, "dimensions");
   return dims;
 };
-const keyed = (value, keys) => {
+const keyed = (value, keys, optional = "") => {
   require(22, value instanceof Map, "not a map");
-  require(21, [...value.keys()].join(" ") === keys, "keys");
+  const left = (key) => optional.split(" ").includes(key) && !value.has(key);
+  const wanted = keys.split(" ").filter((key) => !left(key));
+  require(21, [...value.keys()].join(" ") === wanted.join(" "), "keys");
   return (key) => value.get(key);
 };
 
 // 6 indexes: root
 
 function readRoot(data, at) {
-  const key = keyed(unpack(data), "base_model gram_length gram_sha256 metadata shared tasks");
+  const names = "base_model companions gram_length gram_sha256 metadata shared tasks";
+  const key = keyed(unpack(data), names, "companions");
   const base = listed(key("base_model")).map((value) => {
     const [name, dtype, dims, sha, crc] = fields(value, 5);
     printable(name, 26);
@@ -289,11 +302,14 @@ function readRoot(data, at) {
   require(34, [0, 2 * tasks.length * (tasks.length + 1)].includes(gramLength), "gram length");
   require(34, gramLength || gramSha === "00".repeat(32), "digest of nothing");
   const shared = key("shared") === null ? null : readLengths(...fields(key("shared"), 3));
-  const groups = [...tasks.map((task) => task.group), ...(shared ? [shared] : [])];
+  const found = key("companions");
+  const companions = found === undefined ? null : readLengths(...fields(found, 3));
+  const beside = [shared, companions].filter((group) => group);
+  const groups = [...tasks.map((task) => task.group), ...beside];
   const place = groups.reduce((sum, group) => sum + total(group), 64 + aligned(gramLength));
   require(13, place === at, "place of the root index");
   metadata(key("metadata"));
-  return { base, tasks, shared, gramLength, gramSha };
+  return { base, tasks, shared, companions, gramLength, gramSha };
 }
 
 function readLengths(sections, index, sha) {
@@ -396,10 +412,11 @@ function readPart(value, extent, vectors, dtypeWidth) {
   return [kind, stream(a, [INTEGERS], count, dtypeWidth)];
 }
 
-const KEYS = "added aliases digest dtypes entries metadata missing replaced rows small";
+const KEYS =
+  "added aliases digest dtypes entries files metadata missing replaced rows small weights";
 
-function readIndex(data, base, vectors, shared) {
-  const key = keyed(unpack(data), KEYS);
+function readIndex(data, base, vectors, shared = false) {
+  const key = keyed(unpack(data), KEYS, "files weights");
   const number = (value) => integer(value, base.length - 1, 0, 35);
   const pairs = listed(key("dtypes")).map((value) => fields(value, 2));
   const dtypes = new Map(pairs.map(([p, dtype]) => [number(p), dtypeName(dtype)]));
@@ -481,12 +498,15 @@ function readIndex(data, base, vectors, shared) {
   const replaced = kept("replaced").map(([p, ...rest]) => readKept(number(p), rest));
   const rows = listed(key("rows")).map(readRows);
   const small = key("small") === null ? null : readSmall(key("small"));
+  const files = key("files") === undefined ? null : readFiles(key("files"));
+  const weights = key("weights") === undefined ? [] : readWeights(key("weights"), files ?? []);
   increasing(entries.map((entry) => entry.p), 36, !shared);
   increasing(aliases.map(([p]) => p), 36);
   increasing(missing, 36);
   for (const records of [replaced, rows, added]) increasing(records.map((record) => record.p), 36);
   if (shared) {
-    const others = [added, aliases, pairs, missing, replaced, rows, small ? [small] : []];
+    const others = [added, aliases, pairs, missing, replaced, rows, small ? [small] : [], weights];
+    require(43, files === null, "files are shared");
     require(43, others.every((list) => list.length === 0), "more than entries are shared");
     const few = entries.every(({ p }, n) => n < 512 || entries[n - 512].p !== p);
     require(43, few, "too many vectors of a parameter");
@@ -509,7 +529,75 @@ function readIndex(data, base, vectors, shared) {
   const names = new Set(base.map((parameter) => parameter.name));
   for (const { p } of added) require(41, !names.has(p), "added what the base model has");
   const sections = [...(small ? [small] : []), ...entries, ...replaced, ...rows, ...added];
-  return { digest: sha, entries, sections };
+  const needed = (files ?? []).filter((file) => file.source).map((file) => file.sha);
+  needed.push(...weights.map((file) => file.header));
+  return { digest: sha, entries, sections, needed };
+}
+
+// 6.8 companion files
+
+const STEP = /^[A-Za-z0-9_]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?$/;
+const OF_WEIGHTS = /\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf|onnx|npz|tvq)$/i;
+
+const fileName = (value, most) => {
+  const steps = textual(value).split("/");
+  const good = steps.every((step) => STEP.test(step) && !DEVICE.test(step));
+  require(63, good && steps.length <= most, "name of a file");
+  return value;
+};
+const checkPlaces = (files, others) => {
+  require(64, files.length <= 256, "too many files");
+  increasing(files.map((file) => file.name), 64);
+  const names = [...files, ...others].map((file) => file.name.toLowerCase());
+  const folders = new Set(names.filter((name) => name.includes("/")).map((n) => n.split("/")[0]));
+  const places = new Set([...names, ...folders]);
+  require(64, places.size === names.length + folders.size, "two files in one place");
+};
+
+function readFiles(value) {
+  const files = listed(value).map((item) => {
+    const [name, source, sha] = fields(item, 3);
+    require(63, !OF_WEIGHTS.test(fileName(name, 2)), "a file of weights");
+    return { name, source: integer(source, 1), sha: digest(sha) };
+  });
+  checkPlaces(files, []);
+  return files;
+}
+
+function readWeights(value, files) {
+  const weights = listed(value).map((item) => {
+    const [name, sha, header] = fields(item, 3);
+    require(63, fileName(name, 1).endsWith(".safetensors"), "no .safetensors");
+    return { name, sha: digest(sha), header: digest(header) };
+  });
+  require(64, weights.length, "no file of weights");
+  checkPlaces(weights, files);
+  return weights;
+}
+
+function readBlobs(data) {
+  const key = keyed(unpack(data), "blobs digest");
+  const sections = listed(key("blobs")).map((item) => {
+    const [sha, rawSize, rawLength, crc] = fields(item, 4);
+    const size = integer(rawSize, 2 ** 26);
+    const length = integer(rawLength, 2 ** 26, 0, 65);
+    require(65, size <= length * 32768 && length <= size, "length of a blob");
+    return { sha: digest(sha), size, length, crc: integer(crc, U32) };
+  });
+  require(65, sections.length, "no blob");
+  increasing(sections.map((blob) => blob.sha), 65);
+  return { digest: digest(key("digest")), sections };
+}
+
+function checkBlobs(blobs, tasks) {
+  const sizes = new Map(blobs.map((blob) => [blob.sha, blob.size]));
+  for (const { needed } of tasks) {
+    require(66, needed.every((sha) => sizes.has(sha)), "a file that is not there");
+    const size = needed.reduce((sum, sha) => sum + sizes.get(sha), 0);
+    require(66, size <= 2 ** 28, "too many bytes");
+  }
+  const used = new Set(tasks.flatMap(({ needed }) => needed));
+  require(67, used.size === sizes.size, "what no task needs");
 }
 
 for (const path of process.argv.slice(2)) {

@@ -137,7 +137,79 @@ class File:
             require(17, digest == index.digest, "group digest")
             for section, data in self.sections(task):
                 load_section(section, data)
+        self.check_blobs()
         self.gram()
+
+    def blobs(self) -> dict[bytes, tuple[Blob, int]]:
+        """Where the contents of companion files are, by SHA-256."""
+        group = self.root.companions
+        if group is None:
+            return {}
+        at = self.companions_at
+        data = self.unpadded(at + group.sections_length, group.index_length)
+        require(14, hashlib.sha256(data).digest() == group.index_sha256, "index digest")
+        index, out = read_blobs(data), {}
+        total = sum(aligned(blob.length) for blob in index.blobs)
+        require(15, total == group.sections_length, f"sections of {total} bytes")
+        digest = hashlib.sha256(self.data[at : at + total]).digest()
+        require(17, digest == index.digest, "group digest")
+        for blob in index.blobs:
+            out[blob.sha256] = blob, at
+            at += aligned(blob.length)
+        return out
+
+    @property
+    def companions_at(self) -> int:
+        groups = [task.group for task in self.root.tasks]
+        groups += [self.root.shared] if self.root.shared else []
+        return 64 + sum(group.total for group in groups)
+
+    def blob(self, sha256: bytes) -> bytes:
+        """A blob, checked."""
+        found = self.blobs().get(sha256)
+        if found is None:
+            raise Refused(66, f"no blob {sha256.hex()}")
+        blob, at = found
+        data = self.unpadded(at, blob.length)
+        require(16, zlib.crc32(data) == blob.crc, "section checksum")
+        content = unpacked(Stream(ELEMENTS, blob.length, 1, blob.size, blob.size), data)
+        require(68, hashlib.sha256(content).digest() == sha256, "another file")
+        return content
+
+    def check_blobs(self) -> None:
+        blobs, used = self.blobs(), set()
+        for task in self.root.tasks:
+            index = self.index(task.name)
+            needed = [file.sha256 for file in index.files or [] if file.source]
+            needed += [file.header for file in index.weights or []]
+            require(66, set(needed) <= set(blobs), "a file that is not there")
+            require(66, sum(blobs[one][0].size for one in needed) <= KEPT_MAX, "too many bytes")
+            used |= set(needed)
+        require(67, used == set(blobs), "what no task needs")
+        for sha256 in blobs:
+            self.blob(sha256)
+
+    def files(self, task: str) -> dict[str, bytes | None] | None:
+        """What lies beside the weights of a task, None for a file of the base model's directory;
+        None where the file does not say."""
+        files = self.index(task).files
+        if files is None:
+            return None
+        return {file.name: self.blob(file.sha256) if file.source else None for file in files}
+
+    def weight_files(self, task: str, base: dict[str, Tensor]) -> dict[str, bytes]:
+        """Step 11: the files that the weights of a task were in."""
+        tensors, out = self.fine_tune(task, base), {}
+        for file in self.index(task).weights or []:
+            content = self.blob(file.header)
+            header = json.loads(content[8:])
+            header.pop("__metadata__", None)
+            for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
+                content += tensors.pop(name).values.tobytes()
+            if hashlib.sha256(content).digest() != file.sha256:
+                raise ValueError(f"{file.name}: another file")
+            out[file.name] = content
+        return out
 
     def gram(self) -> np.ndarray | None:
         """Inner products of all pairs of task vectors, lower triangle row by row."""
@@ -398,9 +470,10 @@ def dimensions(value: Any) -> tuple[int, ...]:
     return dims
 
 
-def keyed(value: Any, keys: str) -> Any:
+def keyed(value: Any, keys: str, optional: str = "") -> Any:
     require(22, type(value) is dict, "not a map")
-    require(21, list(value) == keys.split(), f"keys {list(value)!a:.200}")
+    wanted = [key for key in keys.split() if key not in optional.split() or key in value]
+    require(21, list(value) == wanted, f"keys {list(value)!a:.200}")
     return value
 
 
@@ -415,12 +488,12 @@ def increasing(values: list[Any], rule: int, strictly: bool = True) -> None:
 Parameter = namedtuple("Parameter", "name dtype dims sha256 crc32")
 Group = namedtuple("Group", "sections_length index_length index_sha256 total")
 Task = namedtuple("Task", "name group norm error")
-Root = namedtuple("Root", "base_model gram_length gram_sha256 metadata shared tasks")
+Root = namedtuple("Root", "base_model companions gram_length gram_sha256 metadata shared tasks")
 
 
 def read_root(data: bytes, at: int) -> Root:
-    names = "base_model gram_length gram_sha256 metadata shared tasks"
-    keys = keyed(Spelling(data).whole(), names)
+    names = " ".join(Root._fields)
+    keys = keyed(Spelling(data).whole(), names, "companions")
     base_model = [read_parameter(value) for value in listed(keys["base_model"])]
     increasing([parameter.name for parameter in base_model], 31)
     tasks = [read_task(value) for value in listed(keys["tasks"])]
@@ -431,10 +504,14 @@ def read_root(data: bytes, at: int) -> Root:
     require(34, gram_length in (0, 2 * len(tasks) * (len(tasks) + 1)), "gram length")
     require(34, gram_length or not any(gram_sha256), "digest of nothing")
     shared = None if keys["shared"] is None else read_group(fields(keys["shared"], 3))
-    groups = [task.group for task in tasks] + ([shared] if shared else [])
+    companions = None
+    if "companions" in keys:
+        companions = read_group(fields(keys["companions"], 3))
+    groups = [task.group for task in tasks] + [group for group in (shared, companions) if group]
     place = 64 + sum(group.total for group in groups) + aligned(gram_length)
     require(13, place == at, f"root index at {at}, lengths say {place}")
-    return Root(base_model, gram_length, gram_sha256, metadata(keys["metadata"]), shared, tasks)
+    pairs = metadata(keys["metadata"])
+    return Root(base_model, companions, gram_length, gram_sha256, pairs, shared, tasks)
 
 
 def read_parameter(value: Any) -> Parameter:
@@ -476,7 +553,9 @@ Small = namedtuple("Small", "length crc symbols members")
 Kept = namedtuple("Kept", "parameter dtype dims length crc values")  # added, replaced
 Rows = namedtuple("Rows", "parameter dtype dims length crc values")
 Index = namedtuple(
-    "Index", "added aliases digest dtypes entries metadata missing replaced rows small sections"
+    "Index",
+    "added aliases digest dtypes entries metadata missing replaced rows small sections files"
+    " weights",
 )
 
 
@@ -485,7 +564,8 @@ def read_index(
 ) -> Index:
     keys = keyed(
         Spelling(data).whole(),
-        "added aliases digest dtypes entries metadata missing replaced rows small",
+        "added aliases digest dtypes entries files metadata missing replaced rows small weights",
+        "files weights",
     )
     most = len(base_model) - 1
 
@@ -571,12 +651,14 @@ def read_index(
     small = None if keys["small"] is None else read_small(keys["small"])
     first = [small] if small else []
     sections = [*first, *entries, *replaced, *rows, *added]
-    others = (metadata(keys["metadata"]), missing, replaced, rows, small, sections)
+    files = read_files(keys["files"]) if "files" in keys else None
+    weights = read_weights(keys["weights"], files or []) if "weights" in keys else None
+    others = (metadata(keys["metadata"]), missing, replaced, rows, small, sections, files, weights)
     index = Index(added, aliases, digest(keys["digest"]), dtypes, entries, *others)
     check_order(index, shared)
     if shared:
-        rest = (added, aliases, dtypes, missing, replaced, rows, small)
-        require(43, not any(rest), "more than entries are shared")
+        rest = (added, aliases, dtypes, missing, replaced, rows, small, weights)
+        require(43, not any(rest) and files is None, "more than entries are shared")
         counts = Counter(entry.parameter for entry in entries)
         require(43, max(counts.values(), default=0) <= 512, "too many vectors of a parameter")
     check_mentions(index, base_model, shared)
@@ -611,6 +693,79 @@ def check_mentions(index: Index, base_model: list[Parameter], shared: bool) -> N
     names = {parameter.name for parameter in base_model}
     for kept in index.added:
         require(41, kept.parameter not in names, "added what the base model has")
+
+
+# Section 6.8 companion files.
+
+FILES_MAX, BLOB_MAX, KEPT_MAX = 256, 1 << 26, 1 << 28
+STEP = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
+OF_WEIGHTS = {
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "h5",
+    "msgpack",
+    "gguf",
+    "onnx",
+    "npz",
+    "tvq",
+}
+
+Beside = namedtuple("Beside", "name source sha256")  # of `files`
+Weights = namedtuple("Weights", "name sha256 header")
+Blob = namedtuple("Blob", "sha256 size length crc")
+Blobs = namedtuple("Blobs", "blobs digest")
+
+
+def file_name(value: Any, steps: int) -> str:
+    require(22, type(value) is str, "not text")
+    found = value.split("/")
+    for step in found:
+        good = STEP.fullmatch(step) and not DEVICE.fullmatch(step.lower())
+        require(63, good and len(found) <= steps, f"file {value!a:.60}")
+    return value
+
+
+def read_files(value: Any) -> list[Beside]:
+    files = []
+    for name, source, sha256 in (fields(item, 3) for item in listed(value)):
+        _, dot, suffix = file_name(name, 2).lower().rpartition(".")
+        require(63, not dot or suffix not in OF_WEIGHTS, f"{name} is that of weights")
+        files.append(Beside(name, integer(source, 1), digest(sha256)))
+    check_places(files, [])
+    return files
+
+
+def read_weights(value: Any, files: list[Beside]) -> list[Weights]:
+    weights = []
+    for name, sha256, header in (fields(item, 3) for item in listed(value)):
+        require(63, file_name(name, 1).endswith(".safetensors"), f"{name} is no .safetensors")
+        weights.append(Weights(name, digest(sha256), digest(header)))
+    require(64, weights, "no file of weights")
+    check_places(weights, files)
+    return weights
+
+
+def check_places(files: list[Any], others: list[Any]) -> None:
+    require(64, len(files) <= FILES_MAX, "too many files")
+    increasing([file.name for file in files], 64)
+    names = [file.name.lower() for file in [*files, *others]]
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    require(64, len(set(names) | folders) == len(names) + len(folders), "two files in one place")
+
+
+def read_blobs(data: bytes) -> Blobs:
+    keys = keyed(Spelling(data).whole(), "blobs digest")
+    blobs = []
+    for sha256, raw_size, raw_length, crc in (fields(item, 4) for item in listed(keys["blobs"])):
+        size, length = integer(raw_size, BLOB_MAX), integer(raw_length, BLOB_MAX, rule=65)
+        require(65, size <= length << 15 and length <= size, f"{length} bytes for {size}")
+        blobs.append(Blob(digest(sha256), size, length, integer(crc, U32)))
+    require(65, blobs, "no blob")
+    increasing([blob.sha256 for blob in blobs], 65)
+    return Blobs(blobs, digest(keys["digest"]))
 
 
 def packed_length(kind: int, size: int, count: int) -> int:

@@ -35,8 +35,9 @@ IMPORTS = {
     "container": "durable errors location memory source",
     "index": "container errors",
     "similarity": "",
-    "archive": "container errors index location similarity source",
-    "assembly": "archive container errors index similarity",
+    "stored_files": "container entropy errors index",
+    "archive": "container errors index location similarity source stored_files",
+    "assembly": "archive container errors index similarity stored_files",
     "locking": "errors",
     "editing": "archive assembly container errors location locking",
     "salvaging": "archive assembly container errors index location source",
@@ -69,8 +70,9 @@ IMPORTS = {
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter summands",
     "published": "auto dense errors family lowrank merge quantize summands",
+    "companions": "checkpoint entropy errors index",
     # the two walks, which never meet
-    "difference": "checkpoint dense errors index",
+    "difference": "checkpoint companions dense errors index",
     "survey": "checkpoint difference errors index",
     "spool": "codec container difference entropy index parameter similarity sketch survey",
     "sharing": "auto dense family index parameter recipes",
@@ -79,8 +81,8 @@ IMPORTS = {
     "coding": "joint masks parameter piece published recipes sketch survey",
     "workers": "checkpoint errors threads",
     "cluster": "errors",
-    "encoder": "checkpoint coding container difference errors index masks piece published rate"
-    " recipes similarity spool survey threads workers",
+    "encoder": "checkpoint coding companions container difference errors index masks piece"
+    " published rate recipes similarity spool stored_files survey threads workers",
     "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task summands",
@@ -88,7 +90,8 @@ IMPORTS = {
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
-    "decoder": "archive base_model checkpoint errors fine_tune live_module merging model"
+    "restoring": "archive checkpoint errors index",
+    "decoder": "archive base_model checkpoint errors fine_tune live_module merging model restoring"
     " stored_task task_vector",
     "lora": "base_model checkpoint decoder dense durable errors lowrank modules parts product"
     " stored_task",
@@ -113,7 +116,7 @@ IMPORTS = {
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
-    *("location", "remote", "copying", "carrier", "curve"),
+    *("location", "remote", "copying", "carrier", "curve", "stored_files"),
 }
 MATHS = {"quantize", "dense", "product", "lowrank", "rotated", "sketch", "basis", "merge"}
 LIGHT = {

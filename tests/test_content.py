@@ -200,6 +200,8 @@ def by_hand(path: Path) -> str:
     root = raw(file.root_at, file.root_length)
     if root["shared"]:
         root["shared"] = [0, 0, zeros]
+    if "companions" in root:
+        root["companions"] = [0, 0, zeros]
     for task in root["tasks"]:
         task[1:4] = 0, 0, zeros
     say(root)
@@ -231,6 +233,12 @@ def by_hand(path: Path) -> str:
             for stream in streams:
                 said.update(second.unpacked(stream, data[: stream.length]))
                 data = data[stream.length :]
+    if (companions := file.root.companions) is not None:
+        index = raw(file.companions_at + companions.sections_length, companions.index_length)
+        index["digest"] = zeros
+        for blob in index["blobs"]:
+            blob[2:4] = 0, 0
+        say(index)
     return said.hexdigest()
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tvcodec import index
 from tvcodec.errors import FormatError
-from tvcodec.index import Stream
+from tvcodec.index import Stream, spelling
 
 BASE_MODEL = tuple(
     index.BaseParameter(name, dtype, dims, bytes([number]) * 32, number)
@@ -326,7 +326,7 @@ def test_a_message_shows_little_of_what_a_stranger_wrote():
 
 
 def test_a_flood_of_small_containers_is_refused(monkeypatch):
-    monkeypatch.setattr(index, "CONTAINERS_MAX", 10_000)
+    monkeypatch.setattr(spelling, "CONTAINERS_MAX", 10_000)
     flood = b"\xdd\x00\x04\x00\x00" + (b"\xdc\x01\x00" + b"\x90" * 256) * 2**13
     for data in (flood, flood.replace(b"\x90", b"\x80")):
         with pytest.raises(FormatError, match="more than 10000 arrays and maps"):

@@ -359,6 +359,8 @@ def test_files_of_one_base_model_merge_like_one_file(three, tmp_path, method):
     wanted = three.merge(BASE, method=method)
     with tvcodec.open(paths[1]) as bank, tvcodec.open(paths[0]) as other:
         found = bank.merge(BASE, method=method, others=[other])
+        assert len(json.loads(found.metadata.pop("tvcodec.archives"))) == 2
+        assert len(json.loads(wanted.metadata.pop("tvcodec.archives"))) == 1
         assert found.metadata == wanted.metadata
         for name in wanted:
             torch.testing.assert_close(found[name], wanted[name], rtol=1e-6, atol=1e-7)
@@ -591,7 +593,9 @@ def test_tsvm_refuses_to_make_up_triplets_that_tsv_c_did_not_keep(tmp_path):
 
 def test_what_was_used_is_written_down(three):
     model = three.merge(BASE, method="tsvm", exclude=["few"], negate=["cow"], scaling=0.5)
+    archives = json.dumps({Path(three.archive.path).name: three.root})
     assert model.metadata == {
+        "tvcodec.archives": archives,
         "tvcodec.merge": "tsvm",
         "tvcodec.tasks": '["ant", "bee", "cow"]',
         "tvcodec.scaling": "0.5",

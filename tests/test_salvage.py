@@ -168,8 +168,10 @@ def test_what_looks_like_many_root_indexes_is_looked_at_for_a_while_only(
 ) -> None:
     """Bytes looked at, not candidates times what lies behind them."""
     damaged, saved = files
-    fake = ROOT_START + {"empty maps": b"\x80\0\0\0", "nested": b"\xdd\xff\xff\xff"}.get(
-        what, b"\xc6\0\0\xff"
+    fake = (
+        b"\x86"
+        + ROOT_START
+        + {"empty maps": b"\x80\0\0\0", "nested": b"\xdd\xff\xff\xff"}.get(what, b"\xc6\0\0\xff")
     )
     damaged.write_bytes(bytes(64) + (fake + bytes(-len(fake) % 8)) * 40000)
     spent = []

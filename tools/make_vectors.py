@@ -29,6 +29,7 @@ from vectors.broken_alone import broken_alone  # noqa: E402
 from vectors.broken_bytes import broken_bytes  # noqa: E402
 from vectors.broken_index import broken_index  # noqa: E402
 from vectors.broken_payload import broken_payload  # noqa: E402
+from vectors.companions import broken_companions, companions  # noqa: E402
 from vectors.files import base_safetensors  # noqa: E402
 from vectors.sound import smallest, sound  # noqa: E402
 
@@ -47,11 +48,11 @@ def build() -> tuple[dict[str, bytes], Manifest]:
     files = {BASE: base_safetensors()}
     base = reader.parse_safetensors(files[BASE])
     vectors: Manifest = {}
-    for name, (what, draft) in sound().items():
+    for name, (what, draft) in {**sound(), **companions()}.items():
         data = files[f"y_{name}.tvq"] = draft.build()
         vectors[f"y_{name}.tvq"] = {**_head(what, data), **_expected(data, base)}
     for name, rule, what, data in chain(
-        broken_bytes(), broken_index(), broken_payload(), broken_alone()
+        broken_bytes(), broken_index(), broken_payload(), broken_alone(), broken_companions()
     ):
         if f"n_{name}.tvq" in files:
             raise SystemExit(f"n_{name}.tvq: two vectors of one name")
@@ -83,12 +84,19 @@ def _expected(data: bytes, base: dict[str, reader.Tensor]) -> Manifest:
 
 def _task(file: reader.File, task: str, base: dict[str, reader.Tensor] | None) -> Manifest:
     taus = {file.names[number]: tau for number, tau in file.taus(task, base).items()}
-    out = {"task_vector": {name: _tau(tau) for name, tau in taus.items()}}
+    out: Manifest = {"task_vector": {name: _tau(tau) for name, tau in taus.items()}}
     if base is not None:
         out["fine_tune"] = {
             name: _tensor(tensor, taus.get(name))
             for name, tensor in file.fine_tune(task, base).items()
         }
+    if (files := file.files(task)) is not None:
+        out["files"] = {
+            name: None if data is None else _sha256(data) for name, data in files.items()
+        }
+    if base is not None and file.index(task).weights:
+        weights = file.weight_files(task, base)
+        out["weights"] = {name: _sha256(data) for name, data in weights.items()}
     return out
 
 

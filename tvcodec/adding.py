@@ -47,6 +47,7 @@ def add(
     recipe: Recipe | Published | None = None,
     goal: Goal | None = None,
     jobs: int | None = None,
+    weights_only: bool = False,
     replace: bool = False,
     force: bool = False,
     expected_root: str | None = None,
@@ -89,7 +90,14 @@ def add(
     with scratch_directory(place) as scratch:
         apart = scratch / "new.tvq"
         encoded = encode(
-            base, fine_tunes, apart, recipe=recipe, goal=goal, jobs=jobs, progress=progress
+            base,
+            fine_tunes,
+            apart,
+            recipe=recipe,
+            goal=goal,
+            jobs=jobs,
+            weights_only=weights_only,
+            progress=progress,
         )
         with (
             closing(Archive(apart)) as new,

@@ -30,6 +30,7 @@ from tvcodec.index import (
 from tvcodec.location import is_url
 from tvcodec.similarity import deviation, from_metadata
 from tvcodec.source import Source
+from tvcodec.stored_files import StoredFiles
 
 
 class Archive:
@@ -63,6 +64,7 @@ class Archive:
         self.pinned = expected_root is not None
         self._digests_first = self.pinned or is_url(path)
         self._verified: set[str | None] = set()
+        self.companions = StoredFiles(self.container, self.root, self.pinned)
 
     @property
     def path(self) -> str:
@@ -158,6 +160,7 @@ class Archive:
         """FormatError unless every checksum in the file holds."""
         for task in self.groups:
             self.verify_group(task)
+        self.companions.verify({task: self.index(task) for task in self.tasks})
         self.gram()
 
     def verify_group(self, task: str | None) -> None:
@@ -234,6 +237,8 @@ class Archive:
                 kinds["sections"] += record.sections_length
                 continue
             kinds.update(self.section_bytes(task))
+        if self.root.companions:
+            kinds["companion files"] = self.root.companions.length
         kinds["similarity"] = self.root.gram_length
         kinds["root index"] = len(self.container.root)
         kinds["frame and padding"] = self.container.size - kinds.total()

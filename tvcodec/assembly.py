@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tvcodec import similarity
 from tvcodec.archive import Archive
 from tvcodec.container import Writer
 from tvcodec.errors import FormatError
-from tvcodec.index import Root, pack_root
+from tvcodec.index import Root, TaskRecord, pack_root, pack_task
+from tvcodec.stored_files import put_blobs
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A task of an open file."""
+    """A task of an open file; `bare`, without its companion files."""
 
     archive: Archive
     name: str
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +51,42 @@ def copy_tasks(
     tasks = sorted(tasks, key=lambda taken: taken.name)
     if shared is not None and shared.root.shared is not None:
         writer.copy(shared.raw_group(None))
-    for taken in tasks:
-        writer.copy(taken.archive.raw_group(taken.name))
+    records = tuple(_copy_task(writer, taken) for taken in tasks)
+    companions = put_blobs(writer, _blobs(tasks))
     triangle = _triangle(tasks, sketches or {})
     length, sha256 = writer.put_apart(triangle) if triangle else (0, bytes(32))
     return replace(
         root,
+        companions=companions,
         gram_length=length,
         gram_sha256=sha256,
         shared=shared.root.shared if shared is not None else None,
-        tasks=tuple(taken.archive.record(taken.name) for taken in tasks),
+        tasks=records,
     )
+
+
+def _copy_task(writer: Writer, taken: Taken) -> TaskRecord:
+    archive, record = taken.archive, taken.archive.record(taken.name)
+    index = archive.index(taken.name)
+    if not taken.bare or index.files is None is index.weights:
+        writer.copy(archive.raw_group(taken.name))
+        return record
+    *sections, _ = archive.raw_group(taken.name)
+    writer.copy(sections)
+    length, sha256 = writer.put_index(pack_task(replace(index, files=None, weights=None)))
+    return replace(record, index_length=length, index_sha256=sha256)
+
+
+def _blobs(tasks: Sequence[Taken]) -> dict[bytes, Callable[[], tuple[int, bytes]]]:
+    """What all tasks need of companion files, as it is stored in the file of one of them."""
+    blobs: dict[bytes, Callable[[], tuple[int, bytes]]] = {}
+    for taken in tasks:
+        if taken.bare:
+            continue
+        index, companions = taken.archive.index(taken.name), taken.archive.companions
+        companions.check(taken.name, index)
+        blobs.update({sha256: partial(companions.stored, sha256) for sha256 in index.blobs()})
+    return blobs
 
 
 def publish(writer: Writer, root: Root, check: Callable[[], None] = lambda: None) -> Written:

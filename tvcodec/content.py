@@ -10,7 +10,14 @@ from typing import Any
 from tvcodec import entropy
 from tvcodec.archive import Archive, called
 from tvcodec.errors import FormatError
-from tvcodec.index import Entry, Section, counted_streams, pack_root, pack_task
+from tvcodec.index import (
+    Entry,
+    Section,
+    counted_streams,
+    pack_companions,
+    pack_root,
+    pack_task,
+)
 
 START = b"tvq-file-content-v1\0"
 OF_STORED_BYTES = {  # fields of records that tell of them, and what is taken in their place
@@ -24,7 +31,8 @@ OF_STORED_BYTES = {  # fields of records that tell of them, and what is taken in
 
 
 def content_digest(archive: Archive, progress: Callable[[int], None] = lambda size: None) -> bytes:
-    """SHA-256 of the root index, of each group's index and of its packed bytes, with whatever tells
+    """SHA-256 of the root index, of each group's index and of its packed bytes (of companion files,
+    of the index), with whatever tells
     of stored bytes set to zero: it stays when the streams are compressed by another zstd.
 
     Reads the whole file, and is told how many bytes it has read. FormatError for one that is
@@ -38,6 +46,8 @@ def content_digest(archive: Archive, progress: Callable[[int], None] = lambda si
             for packed in _packed(archive, task, section, offset):
                 digest.update(packed.data)
             progress(section.length)
+    if (companions := archive.companions.index) is not None:
+        digest.update(pack_companions(_stripped(companions)))  # has the SHA-256 of each file
     return digest.digest()
 
 

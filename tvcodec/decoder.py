@@ -17,6 +17,7 @@ from tvcodec.fine_tune import FineTune
 from tvcodec.live_module import overwrite
 from tvcodec.merging import Request, merged_model, merged_task_vector
 from tvcodec.model import Model
+from tvcodec.restoring import Directory
 from tvcodec.stored_task import SharedBasis, StoredTask
 from tvcodec.task_vector import Term, summed
 
@@ -74,12 +75,21 @@ class Bank:
         self, task: str, base_model: CheckpointSource, parameters: str | None = None
     ) -> Model:
         """The fine-tune itself, in its own dtypes. `parameters` is a glob of names that restricts
-        it to a part; TvqError where it matches none."""
+        it to a part; TvqError where it matches none. Saved as a directory, it gets the files that
+        the fine-tune had beside its weights, or the base model's where that was no directory."""
         stored, base = self._task(task), self._base(base_model)
         fine_tune = FineTune(stored, self._basis(), base)
-        metadata = {"tvcodec.task": task}
-        inputs = self._inputs(base)
-        model = Model(fine_tune.shapes(), fine_tune.tensor, metadata, base.directory, inputs)
+        beside = Directory(self.archive, task, base.checkpoint)
+        model = Model(
+            fine_tune.shapes(),
+            fine_tune.tensor,
+            {"tvcodec.task": task},
+            None if beside.known else base.directory,
+            self._inputs(base),
+            beside=beside.write,
+            layout=beside.layout,
+            notes=beside.notes,
+        )
         return _matching(model, task, parameters)
 
     def merge(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tvcodec.checkpoint import Checkpoint, content_digest, first_nonfinite
+from tvcodec.companions import Companions
 from tvcodec.dense import converted, squared_norm, task_vector
 from tvcodec.errors import CheckpointError
 from tvcodec.index import BaseParameter
@@ -39,6 +40,7 @@ class TaskSurvey:
     missing: list[int] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     products: set[int] = field(default_factory=set)
+    companions: Companions = field(default_factory=Companions)
     count: int = 0  # values of the parameters that have a task vector, changed or not
 
     def add(self, part: TaskSurvey) -> None:

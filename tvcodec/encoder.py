@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from tvcodec.checkpoint import (
     refuse_inputs,
 )
 from tvcodec.coding import Answer, Plan, Sink, Unit
+from tvcodec.companions import companions
 from tvcodec.container import Writer
 from tvcodec.difference import TaskSurvey
 from tvcodec.errors import TvqError
@@ -35,6 +37,7 @@ from tvcodec.piece import Pieces
 from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
+from tvcodec.stored_files import put_blobs
 from tvcodec.survey import Progress, Survey, survey
 
 _Run = Callable[[Plan, Iterable[Unit], Sink], Iterator[Answer]]
@@ -74,6 +77,7 @@ def encode(
     masks: Mapping[str, CheckpointSource] | None = None,
     jobs: int | None = None,
     executor: Executor | None = None,
+    weights_only: bool = False,
     force: bool = False,
     progress: Progress = lambda values: None,
 ) -> Summary:
@@ -83,7 +87,8 @@ def encode(
     directory of a LoRA adapter. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
     size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
-    neither on the order of the tasks nor on `jobs`, the number of threads.
+    neither on the order of the tasks nor on `jobs`, the number of threads. What lies beside the
+    weights of a fine-tune that is a directory is kept too, unless `weights_only` is set.
 
     With an `executor` its workers read and code the parameters, `jobs` (64) of them on their way at
     a time, from checkpoints that have to be paths which they can read too. The bytes are the same.
@@ -127,6 +132,9 @@ def encode(
             jobs = jobs or os.cpu_count() or 1
             pool = stack.enter_context(threads.pool(jobs))
             run = functools.partial(coding.here, pool, jobs, Pieces(found))
+        for one in () if weights_only else found.tasks:
+            with _naming(one.name):
+                one.companions = companions(one.checkpoint, base, recipe.exact)
         shared = stack.enter_context(SharedSpool())
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
         plan = Plan(_recipes(found, recipe, goal, run, progress), similarity.bits(found.values))
@@ -134,8 +142,8 @@ def encode(
         parts = list(coding.units(plan, range(len(found.base_model)), range(len(spools))))
         for (number, tasks), answer in zip(parts, run(plan, parts, shared.put), strict=True):
             coded, basis = answer
-            for task, one in zip(tasks, coded, strict=True):
-                spools[task].put(one)
+            for task, stored in zip(tasks, coded, strict=True):
+                spools[task].put(stored)
             shared.describe(number, basis)
             progress(found.base_model[number].count * len(tasks))
         recipes = plan.recipe if isinstance(plan.recipe, tuple) else [plan.recipe] * len(spools)
@@ -237,10 +245,12 @@ def _write(
         length, sha256 = writer.put_index(pack_task(index))
         norm, error = single(spool.task.norm), single(spool.error)
         records.append(TaskRecord(spool.task.name, sections_length, length, sha256, norm, error))
+    beside = put_blobs(writer, ChainMap(*(dict(spool.task.companions.blobs) for spool in spools)))
     triangle = similarity.triangle([spool.known for spool in spools])
     gram_length, gram_sha256 = writer.put_apart(triangle) if triangle else (0, bytes(32))
     root = Root(
         base_model=found.base_model,
+        companions=beside,
         gram_length=gram_length,
         gram_sha256=gram_sha256,
         shared=common,
@@ -263,7 +273,7 @@ def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummar
         8 * (size + share) / found.values if found.values else 0.0,
         task.checkpoint.stored_bytes / (size + share),
         spool.error,
-        tuple(_changes(task, found.base_model)),
+        (*_changes(task, found.base_model), *task.companions.notes),
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 from torch import Tensor
 
 from tvcodec.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
+    Beside,
+    Layout,
     refuse_inputs,
     save_directory,
     save_safetensors,
@@ -29,8 +32,9 @@ class Model(Mapping[str, Tensor]):
     """Tensors by name, each computed when it is asked for.
 
     `metadata` goes into the file that `save` writes; `directory` is where a directory's other files
-    (config, tokenizer) are copied from; `inputs` are the files and directories that the tensors are
-    computed from, which `save` never overwrites.
+    (config, tokenizer) are copied from, and `beside` writes what it has of its own; `layout` gives
+    the files that the weights were in; `inputs` are the files and directories that the tensors are
+    computed from, which `save` never overwrites. `notes` say what is not as it was.
     """
 
     def __init__(
@@ -40,12 +44,19 @@ class Model(Mapping[str, Tensor]):
         metadata: Mapping[str, str],
         directory: Path | None = None,
         inputs: Iterable[Path] = (),
+        *,
+        beside: Beside = lambda directory: None,
+        layout: Callable[[], Sequence[Layout]] = tuple,
+        notes: Iterable[str] = (),
     ) -> None:
         self._shapes = dict(shapes)
         self._compute = compute
         self.metadata = dict(metadata)
         self.directory = directory
         self.inputs = frozenset(inputs)
+        self.notes = tuple(notes)
+        self.beside = beside
+        self._layout = layout
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
@@ -85,24 +96,30 @@ class Model(Mapping[str, Tensor]):
 
     def made_from(self, inputs: Iterable[Path]) -> Model:
         """The same with these inputs."""
-        return Model(self._shapes, self._compute, self.metadata, self.directory, inputs)
+        made = copy(self)
+        made.inputs = frozenset(inputs)
+        return made
 
     def subset(self, names: list[str]) -> Model:
-        """The same with these parameters only."""
-        shapes = {name: self._shapes[name] for name in names}
-        return Model(shapes, self._compute, self.metadata, self.directory, self.inputs)
+        """The same with these parameters only, which no file of weights was made of."""
+        part = copy(self)
+        part._shapes = {name: self._shapes[name] for name in names}
+        part._layout = tuple
+        part.notes = ()
+        return part
 
     def save(
         self,
         path: str | os.PathLike[str],
         *,
-        max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
+        max_shard_size: int | None = None,
         force: bool = False,
         jobs: int | None = None,
         progress: Callable[[int], None] = lambda values: None,
     ) -> None:
-        """Writes a .safetensors file where `path` ends so, else a directory with shards, index and
-        the base model's config and tokenizer files; either appears whole or not at all. The bytes
+        """Writes a .safetensors file where `path` ends so, else a directory with shards, index,
+        config and tokenizer files; either appears whole or not at all. Weights whose own files are
+        known are written so, byte for byte, unless a `max_shard_size` (5 GB) is given. The bytes
         do not depend on `jobs`, the number of threads.
 
         Raises TvqError where `path` exists without `force`, or is, holds or lies within one of the
@@ -129,5 +146,14 @@ class Model(Mapping[str, Tensor]):
             save_safetensors(path, plan, compute, metadata, force, jobs)
         else:
             save_directory(
-                path, plan, compute, metadata, max_shard_size, self.directory, force, jobs
+                path,
+                plan,
+                compute,
+                metadata,
+                max_shard_size or DEFAULT_MAX_SHARD_SIZE,
+                self.directory,
+                force,
+                jobs,
+                self.beside,
+                self._layout() if max_shard_size is None else (),
             )

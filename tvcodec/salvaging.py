@@ -67,7 +67,11 @@ def salvage(path: StrPath, output: StrPath, *, force: bool = False) -> Salvaged:
                 archive.verify_group(task)
             except (FormatError, OSError) as problem:
                 lost[task] = _short(problem, archive, f"task {task!r}")
-        intact = [Taken(archive, task) for task in archive.tasks if task not in lost]
+        intact = [
+            Taken(archive, task, _bare(archive, task, notes))
+            for task in archive.tasks
+            if task not in lost
+        ]
         if not intact:
             problems = "; ".join(dict.fromkeys(lost.values()))
             raise FormatError(f"{archive.path}: no task is intact: {problems}")
@@ -87,6 +91,20 @@ def _shared(archive: Archive, notes: list[str]) -> Archive | None:
         archive.vectors = Counter()  # those that do not use it can be read
         return None
     return archive
+
+
+def _bare(archive: Archive, task: str, notes: list[str]) -> bool:
+    """Whether a task has to do without its companion files, which are damaged."""
+    index = archive.index(task)
+    try:
+        archive.companions.check(task, index)
+        for sha256 in index.blobs():
+            archive.companions.content(sha256)
+    except (FormatError, OSError) as problem:
+        wrong = _short(problem, archive, "companion files")
+        notes.append(f"task {task!r}: left without companion files: {wrong}")
+        return True
+    return False
 
 
 def _check_similarity(archive: Archive, notes: list[str]) -> None:
@@ -133,14 +151,15 @@ def _find_root(source: Source, path: str) -> tuple[int, bytes]:
             return told, root
     first = aligned(max(source.size - TAIL, PROLOGUE_SIZE))
     tail = _readable(source, first, max(source.size - first, 0))
-    at, left = tail.rfind(ROOT_START), EFFORT
-    while at >= 0 and left > 0:
+    found, left = tail.rfind(ROOT_START), EFFORT
+    while found >= 0 and left > 0:
+        at = found - 1
         if at % 8 == 0:
             root, looked_at = root_at(memoryview(tail)[at : at + INDEX_MAX], path, first + at)
             if root is not None:
                 return first + at, root
             left -= looked_at
-        at = tail.rfind(ROOT_START, 0, at + len(ROOT_START) - 1)
+        found = tail.rfind(ROOT_START, 0, found + len(ROOT_START) - 1)
     raise FormatError(
         f"{path}: its root index is damaged or missing, without which nothing can be told apart",
         hint="fetch the file again; a file that was cut off has lost its end, where that index is",

@@ -148,11 +148,13 @@ class Spool:
             digest=bytes(32),
             dtypes=tuple(sorted(self.task.dtypes.items())),
             entries=tuple(self.entries),
+            files=self.task.companions.files,
             metadata={**metadata, **similarity.as_metadata(sketch)},
             missing=tuple(self.task.missing),
             replaced=whole.replaced,
             rows=whole.rows,
             small=small,
+            weights=self.task.companions.weights,
         )
 
 

@@ -12,13 +12,20 @@ from typing import Any
 import msgpack
 from vectors.files import pack, padded
 
-LENGTHS = {"small": 0, "entries": 6, "replaced": 3, "rows": 2, "added": 3}  # the CRC is behind it
+LENGTHS = {  # of sections, in their records; the CRC is behind it
+    "small": 0,
+    "entries": 6,
+    "replaced": 3,
+    "rows": 2,
+    "added": 3,
+    "blobs": 2,
+}
 
 
 @dataclass
 class Group:
-    """A task (or the shared group, which has no record in `tasks`): its index, and the bytes of its
-    sections in file order."""
+    """A task (or the shared group, or that of companion files, which have no record in `tasks`):
+    its index, and the bytes of its sections in file order."""
 
     index: Any
     sections: list[bytes]
@@ -27,7 +34,8 @@ class Group:
 
 @dataclass
 class Anatomy:
-    """What a file is made of; `groups` begins with the shared one if there is one."""
+    """What a file is made of; `groups` begins with the shared one if there is one, and
+    ends with companion files."""
 
     prologue: bytes
     groups: list[Group]
@@ -66,6 +74,8 @@ class Anatomy:
         if isinstance(root.get("shared"), list) and records:
             root["shared"][:3] = records[0]
             records = records[1:]
+        if isinstance(root.get("companions"), list) and records:
+            root["companions"][:3] = records.pop()
         tasks = root.get("tasks")
         for task, record in zip(tasks if isinstance(tasks, list) else [], records, strict=False):
             if isinstance(task, list):
@@ -83,6 +93,7 @@ def taken_apart(data: bytes) -> Anatomy:
         at, length = struct.unpack_from("<QQ", data, len(data) - 72)
         root = _unpacked(data[at : at + length])
         places = ([root["shared"]] if root["shared"] else []) + [t[1:4] for t in root["tasks"]]
+        places += [root["companions"]] if "companions" in root else []
         groups, here = [], 64
         for sections_length, index_length, _ in places:
             end = here + sections_length

@@ -69,6 +69,7 @@ def _reference(data: bytes) -> Expected:
         digest = hashlib.sha256(data[at : at + group.sections_length]).digest()
         reader.require(17, digest == index.digest, "group digest")
         file.sections(task)
+    file.check_blobs()
     file.gram()
     base = base_model() if all(name in base_model() for name in file.names) else None
     tasks = {}

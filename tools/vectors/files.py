@@ -142,6 +142,8 @@ class Group:
     dtypes: list[list[Any]] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
+    files: list[list[Any]] | None = None
+    weights: list[list[Any]] | None = None
 
     def sections(self) -> list[bytes]:
         first = [self.small] if self.small else []
@@ -149,18 +151,47 @@ class Group:
         return [data for _, data in runs]
 
     def index(self, digest: bytes) -> dict[str, Any]:
+        value = self._index(digest)
+        return {key: value[key] for key in value if value[key] is not None or key == "small"}
+
+    def _index(self, digest: bytes) -> dict[str, Any]:
         return {
             "added": [record for record, _ in self.added],
             "aliases": self.aliases,
             "digest": digest,
             "dtypes": self.dtypes,
             "entries": [record for record, _ in self.entries],
+            "files": self.files,
             "metadata": self.metadata,
             "missing": self.missing,
             "replaced": [record for record, _ in self.replaced],
             "rows": [record for record, _ in self.rows],
             "small": self.small and self.small[0],
+            "weights": self.weights,
         }
+
+
+@dataclass
+class Blobs:
+    """The contents of companion files, sorted, and how they are stored."""
+
+    contents: list[bytes]
+    stored: Hook = lambda content: content
+
+    def sections(self) -> list[bytes]:
+        return [self.stored(content) for content in self._sorted()]
+
+    def index(self, digest: bytes) -> dict[str, Any]:
+        pairs = zip(self._sorted(), self.sections(), strict=True)
+        blobs = [[sha256(one), len(one), len(data), zlib.crc32(data)] for one, data in pairs]
+        return {"blobs": blobs, "digest": digest}
+
+    def _sorted(self) -> list[bytes]:
+        return sorted(self.contents, key=sha256)
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def pack(value: Any) -> bytes:
@@ -196,12 +227,14 @@ class Draft:
     base: list[list[Any]]
     tasks: dict[str, Group]
     shared: Group | None = None
+    companions: Blobs | None = None
     gram: list[float] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     prologue: bytes = PROLOGUE
     index: Hook = same  # of every task
     index_bytes: Hook = same
     shared_index: Hook = same
+    companions_index: Hook = same
     root: Hook = same
     root_bytes: Hook = same
     fill: bytes = b"\0"  # behind sections
@@ -222,10 +255,15 @@ class Draft:
             data, *group = self._group(task, self.index, self.index_bytes)
             out += data
             records.append([name, *group, 1.0, 0.5])
+        companions: list[Any] = []
+        if self.companions:
+            data, *companions = self._group(self.companions, self.companions_index, same)
+            out += data
         gram = struct.pack(f"<{len(self.gram)}f", *self.gram)
         out += padded(gram, self.gram_fill)
         root = {
             "base_model": self.base,
+            **({"companions": companions} if companions else {}),
             "gram_length": len(gram),
             "gram_sha256": hashlib.sha256(gram).digest() if gram else bytes(32),
             "metadata": self.metadata,
@@ -234,7 +272,9 @@ class Draft:
         }
         return self._finish(out, self.root_bytes(pack(self.root(copy.deepcopy(root)))))
 
-    def _group(self, group: Group, hook: Hook, spelling: Hook) -> tuple[bytes, int, int, bytes]:
+    def _group(
+        self, group: Group | Blobs, hook: Hook, spelling: Hook
+    ) -> tuple[bytes, int, int, bytes]:
         sections = b"".join(padded(data, self.fill) for data in group.sections())
         value = copy.deepcopy(group.index(hashlib.sha256(sections).digest()))
         index = spelling(pack(hook(value)))

@@ -9,13 +9,17 @@ or which shard a tensor came from stays in here.
 """
 
 from tvcodec.checkpoint.adapter import open_fine_tune
+from tvcodec.checkpoint.companions import own_companions
 from tvcodec.checkpoint.digests import checksum, content_digest, fingerprint, first_nonfinite
+from tvcodec.checkpoint.directory import INDEX_NAME
 from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
 from tvcodec.checkpoint.inputs import refuse_inputs
+from tvcodec.checkpoint.layout import Layout, layouts
 from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
 from tvcodec.checkpoint.safetensors_file import Plan, file_order, tensor_bytes
 from tvcodec.checkpoint.saving import (
     DEFAULT_MAX_SHARD_SIZE,
+    Beside,
     plan_bytes,
     save_directory,
     save_safetensors,
@@ -23,9 +27,12 @@ from tvcodec.checkpoint.saving import (
 
 __all__ = [
     "DEFAULT_MAX_SHARD_SIZE",
+    "INDEX_NAME",
     "TORCH_DTYPES",
+    "Beside",
     "Checkpoint",
     "CheckpointSource",
+    "Layout",
     "Plan",
     "checksum",
     "content_digest",
@@ -33,8 +40,10 @@ __all__ = [
     "file_order",
     "fingerprint",
     "first_nonfinite",
+    "layouts",
     "open_checkpoint",
     "open_fine_tune",
+    "own_companions",
     "plan_bytes",
     "refuse_inputs",
     "save_directory",

@@ -10,15 +10,16 @@ from shutil import copyfile
 
 from tvcodec.checkpoint.directory import INDEX_NAME
 from tvcodec.errors import CheckpointError
+from tvcodec.index import BLOB_MAX, valid_file_name
 
-_MAX_COMPANION = 64 << 20
 _COMPANION_SUFFIXES = frozenset(
     {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe", ".spm"}
 )
-# Records of the base model's own training, and maps of weights that are not copied.
-_NOT_COMPANIONS = re.compile(
-    r"\..*|.*\.index\.json|trainer_state\.json|.*_results\.json|adapter_.*"
-)
+_OF_FINE_TUNES = _COMPANION_SUFFIXES | {".md", ".codes", ".tsv", ".xml", ".yaml", ".yml"}
+# Maps of weights that are not copied, and what turns a directory into an adapter's.
+_NEVER = re.compile(r"\..*|.*\.index\.json|adapter_.*")
+_OF_WEIGHTS = re.compile(r"[\w.-]+\.(safetensors|bin)(\.index\.json)?", re.ASCII)
+_OF_TRAINING = re.compile(r"trainer_state\.json|.*_results\.json")
 _FOLDER = re.compile(r"[\w-][\w.-]*", re.ASCII)
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 
@@ -33,11 +34,29 @@ def copy_companions(source: Path, target: Path) -> None:
             copyfile(file, target / folder / file.name)
 
 
+def own_companions(source: Path) -> tuple[dict[str, Path], list[str]]:
+    """What a fine-tune's directory keeps beside its weights, by name, one folder deep; and the
+    names of what it leaves out, but for weights."""
+    found, left = {}, []
+    folders = _companion_folders(source)
+    taken = {name.lower() for name in folders}
+    for entry in sorted(source.iterdir()):
+        inside = sorted(entry.iterdir()) if entry.name in folders else [entry]
+        for file in inside:
+            name = file.relative_to(source).as_posix()
+            if _is_own(file) and valid_file_name(name) and name.lower() not in taken:
+                found[name] = file
+                taken.add(name.lower())
+            elif not _OF_WEIGHTS.fullmatch(name):
+                left.append(name)
+    return found, left
+
+
 def _companion_folders(source: Path) -> list[str]:
     """Folders that are part of the model: chat templates, and those that modules.json names."""
     folders = {"additional_chat_templates"}
     modules = source / "modules.json"
-    if modules.is_file() and modules.stat().st_size <= _MAX_COMPANION:
+    if modules.is_file() and modules.stat().st_size <= BLOB_MAX:
         folders |= _module_folders(modules)
     return sorted(name for name in folders if (source / name).is_dir())
 
@@ -56,10 +75,22 @@ def _module_folders(modules: Path) -> set[str]:
 
 
 def _is_companion(entry: Path) -> bool:
-    if _NOT_COMPANIONS.fullmatch(entry.name) or not entry.is_file():
+    """Whether a fine-tune may have it of its base model."""
+    if _OF_TRAINING.fullmatch(entry.name):
         return False
-    wanted = entry.suffix in _COMPANION_SUFFIXES or entry.name.startswith(("LICENSE", "NOTICE"))
-    return wanted and entry.stat().st_size <= _MAX_COMPANION
+    return _is_kept(entry, _COMPANION_SUFFIXES, ("LICENSE", "NOTICE"))
+
+
+def _is_own(entry: Path) -> bool:
+    """Whether it is kept of a fine-tune's directory."""
+    return _is_kept(entry, _OF_FINE_TUNES, ("LICENSE", "NOTICE", "tokenizer."))
+
+
+def _is_kept(entry: Path, suffixes: frozenset[str], starts: tuple[str, ...]) -> bool:
+    if _NEVER.fullmatch(entry.name) or not entry.is_file():
+        return False
+    wanted = entry.suffix in suffixes or entry.name.startswith(starts)
+    return wanted and entry.stat().st_size <= BLOB_MAX
 
 
 def foreign(directory: Path) -> Iterator[Path]:
@@ -90,4 +121,4 @@ def _is_plain(entry: Path) -> bool:
 
 
 def _is_plain_companion(entry: Path) -> bool:
-    return _is_plain(entry) and _is_companion(entry)
+    return _is_plain(entry) and _is_own(entry)

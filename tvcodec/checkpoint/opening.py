@@ -44,7 +44,7 @@ class Checkpoint:
         self.names: tuple[str, ...] = tuple(sorted(stored))
         self.label = label
         self.directory = directory
-        self._path = path
+        self.path = path
         self._stored = dict(stored)
 
     def dtype(self, name: str) -> str:
@@ -107,10 +107,24 @@ class Checkpoint:
         return sum(length for _, _, length in runs)
 
     @property
+    def is_directory(self) -> bool:
+        """Whether it was opened as a directory, with what lies beside the weights."""
+        return self.path is not None and self.path == self.directory
+
+    @property
+    def files(self) -> dict[Path, list[str]]:
+        """The names of the tensors in each file; none for a mapping."""
+        found: dict[Path, list[str]] = {}
+        for name, stored in self._stored.items():
+            if isinstance(stored, FileTensor):
+                found.setdefault(stored.file.path, []).append(name)
+        return found
+
+    @property
     def paths(self) -> frozenset[Path]:
         """The files that hold the tensors, and the path it was opened by; none for a mapping."""
         files = {item.file.path for item in self._stored.values() if isinstance(item, FileTensor)}
-        return frozenset(files if self._path is None else {self._path, *files})
+        return frozenset(files if self.path is None else {self.path, *files})
 
     def shared_with(self, tensors: Iterable[Tensor]) -> str | None:
         """The first name whose tensor lies in the memory of one of `tensors`: writing to that one

@@ -6,7 +6,7 @@ than those are in memory; the bytes depend on names, values and metadata alone.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ from tvcodec.checkpoint.companions import copy_companions, foreign
 from tvcodec.checkpoint.digests import byte_view
 from tvcodec.checkpoint.directory import INDEX_NAME, SINGLE_NAME
 from tvcodec.checkpoint.dtypes import dtype_name
+from tvcodec.checkpoint.layout import Hashed, Layout, ordered
 from tvcodec.checkpoint.safetensors_file import (
     Plan,
     file_order,
@@ -30,6 +31,7 @@ DEFAULT_MAX_SHARD_SIZE = 5_000_000_000
 _HUGGING_FACE = {"format": "pt"}
 
 TensorOf = Callable[[str], Tensor]
+Beside = Callable[[Path], None]
 
 
 def plan_bytes(plan: Plan) -> int:
@@ -64,29 +66,65 @@ def save_directory(
     copy_from: Path | None = None,
     force: bool = False,
     jobs: int | None = None,
+    beside: Beside = lambda directory: None,
+    layout: Sequence[Layout] = (),
 ) -> None:
     """Write the tensors of `plan` as a directory that transformers loads.
 
     The weights go to model.safetensors or, when they exceed `max_shard_size` bytes, to numbered
     shards with an index; a tensor larger than that has a shard of its own. Configuration,
-    tokenizer, processor, chat templates and code are copied from the directory `copy_from`.
-    Raises as `save_safetensors`.
+    tokenizer, processor, chat templates and code are copied from the directory `copy_from`;
+    `beside` writes more of them into the directory that it is given. With a `layout`, the weights
+    go to the files that it says, which are checked. Raises as `save_safetensors`, and FormatError
+    where files are not what the layout says.
     """
     if copy_from is not None and Path(path).resolve() == Path(copy_from).resolve():
         raise CheckpointError(
             f"{path}: expected an output apart from the base model's directory, got the same",
             "choose another output directory",
         )
-    shards = _split(plan, max_shard_size)
     with durable_directory(path, force, foreign) as directory:
-        names = _shard_names(len(shards))
-        for name, shard in zip(names, shards, strict=True):
-            with naming(Path(path, name)), open(directory / name, "xb") as handle:
-                _write(handle, shard, tensor_of, metadata, jobs)
-        if len(shards) > 1:
-            (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
         if copy_from is not None:
             copy_companions(Path(copy_from), directory)
+        beside(directory)
+        if layout:
+            _save_as_it_was(Path(path), directory, layout, plan, tensor_of, jobs)
+        else:
+            _save_shards(Path(path), directory, plan, tensor_of, metadata, max_shard_size, jobs)
+
+
+def _save_shards(
+    path: Path,
+    directory: Path,
+    plan: Plan,
+    tensor_of: TensorOf,
+    metadata: Mapping[str, str] | None,
+    max_shard_size: int,
+    jobs: int | None,
+) -> None:
+    shards = _split(plan, max_shard_size)
+    names = _shard_names(len(shards))
+    for name, shard in zip(names, shards, strict=True):
+        with naming(path / name), open(directory / name, "xb") as handle:
+            _write(handle, shard, tensor_of, metadata, jobs)
+    if len(shards) > 1:
+        (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
+
+
+def _save_as_it_was(
+    path: Path,
+    directory: Path,
+    layout: Sequence[Layout],
+    plan: Plan,
+    tensor_of: TensorOf,
+    jobs: int | None,
+) -> None:
+    for file, order in zip(layout, ordered(layout, plan), strict=True):
+        with naming(path / file.name), open(directory / file.name, "xb") as handle:
+            hashed = Hashed(handle)
+            hashed.write(file.header)
+            _write_values(hashed, order, tensor_of, jobs)
+            hashed.check(file)
 
 
 def _write(
@@ -97,7 +135,12 @@ def _write(
     jobs: int | None,
 ) -> None:
     handle.write(safetensors_header(plan, _HUGGING_FACE if metadata is None else metadata))
-    order = file_order(plan)
+    _write_values(handle, file_order(plan), tensor_of, jobs)
+
+
+def _write_values(
+    handle: BinaryIO | Hashed, order: Plan, tensor_of: TensorOf, jobs: int | None
+) -> None:
     sizes = [(name, tensor_bytes(dtype, shape)) for name, dtype, shape in order]
     tensors = computed(tensor_of, sizes, jobs)
     for name, dtype, shape in order:

@@ -34,6 +34,7 @@ def add(
     expect_root: str | None,
     force: bool,
     jobs: int | None,
+    weights_only: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -66,6 +67,7 @@ def add(
             recipe=recipe,
             goal=goal,
             jobs=jobs,
+            weights_only=weights_only,
             replace=replace,
             force=force,
             expected_root=expect_root,

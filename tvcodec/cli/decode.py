@@ -35,7 +35,7 @@ def decode(
     output: str,
     parameters: str | None,
     task_vector: bool,
-    max_shard_size: int,
+    max_shard_size: int | None,
     expect_root: str | None,
     jobs: int | None,
     force: bool,
@@ -43,7 +43,8 @@ def decode(
     """Write one fine-tune as a checkpoint, each parameter in its original dtype.
 
     Every parameter of the base model is checked before it is used; if it is another one, nothing
-    is written.
+    is written. A directory gets the files that the fine-tune's had beside the weights, or the base
+    model's if the fine-tune was a single file.
 
     \b
       tvcodec decode bank.tvq cars --base-model base/ -o cars-restored/
@@ -64,4 +65,7 @@ def decode(
             model.save(
                 output, max_shard_size=max_shard_size, force=force, jobs=jobs, progress=advance
             )
+    if not output.endswith(".safetensors"):
+        for line in model.notes:
+            printing.note(f"note: {line}")
     printing.note(f"wrote {output}: {printing.counted(len(model), 'parameter')}")

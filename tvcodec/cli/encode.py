@@ -96,6 +96,11 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
     help="Of a dask scheduler, whose workers do the work; they need the same paths. --jobs is then"
     " how many parameters are on their way at a time [default: 4 per thread of the cluster].",
 )
+@click.option(
+    "--weights-only",
+    is_flag=True,
+    help="Leave out what lies beside the weights of a directory: config, tokenizer, model card.",
+)
 @options.force
 @options.as_json
 def encode(
@@ -105,6 +110,7 @@ def encode(
     masks: str | None,
     jobs: int | None,
     cluster: str | None,
+    weights_only: bool,
     force: bool,
     as_json: bool,
     **settings: Any,
@@ -114,7 +120,9 @@ def encode(
     BASE_MODEL and each FINE_TUNE are a .safetensors file, a .pt or .bin state dict, or a Hugging
     Face style directory, and a FINE_TUNE may be that of a LoRA adapter; NAME is what the task is
     called from then on. They are read one parameter at a time. The same inputs and options give the
-    same bytes.
+    same bytes. Of a fine-tune that is a directory, config, tokenizer and the like are kept too,
+    where they are not the base model's; with --exact, `tvcodec decode` gives its .safetensors files
+    back byte for byte.
 
     \b
       tvcodec encode base/ cars=cars/ dtd=dtd.safetensors -o bank.tvq
@@ -147,6 +155,7 @@ def encode(
             masks=given,
             jobs=jobs,
             executor=executor,
+            weights_only=weights_only,
             force=force,
             progress=advance,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -15,13 +16,23 @@ from tvcodec.errors import TvqError
 from tvcodec.merge import methods, weights
 from tvcodec.merge.methods import METHODS
 
+COMMAND = "tvcodec.command"
+
 
 def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], options.Command]:
     """An option of some methods only: None unless it is given."""
     return click.option(*names, default=None, **settings)
 
 
-@click.command()
+class _Recorded(click.Command):
+    """Keeps what was typed, for the model card."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = shlex.join(["tvcodec", "merge", *args])
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Recorded)
 @click.argument("banks", metavar="BANK.tvq...", nargs=-1, required=True)
 @options.base_model(required=False)
 @options.model_output
@@ -101,7 +112,7 @@ def merge(
     scaling: float | dict[str, float],
     negate: tuple[str, ...],
     task_vector: bool,
-    max_shard_size: int,
+    max_shard_size: int | None,
     expect_root: str | None,
     jobs: int | None,
     force: bool,
@@ -123,7 +134,8 @@ def merge(
       magmax       of each value the largest
       model-stock  their mean, as far as tasks agree
 
-    What was used is printed, and written into the metadata of the output. Parameters that a task
+    What was used is printed, and written into the metadata of the output, with the command; a
+    directory gets a model card, README.md, of it. Parameters that a task
     adds, lacks or reshapes are left out. All but weighted, dare and model-stock look at single
     values or directions: of what is coded in a rotated frame (--quality balanced) they take a share
     of the sum (iso-c all, tsvm where its noise is small), and they refuse files with little else.
@@ -165,6 +177,8 @@ def merge(
             progress=advance,
             **settings,
         )
+        if not task_vector:
+            model.metadata[COMMAND] = json.dumps(click.get_current_context().meta[COMMAND])
         model.save(output, max_shard_size=max_shard_size, force=force, jobs=jobs, progress=advance)
     _report(output, model.metadata, as_json)
 
@@ -185,6 +199,8 @@ def _check(method: str, settings: dict[str, Any]) -> None:
 def _report(output: str, metadata: dict[str, str], as_json: bool) -> None:
     told = {name.removeprefix("tvcodec."): text for name, text in metadata.items()}
     method = told.pop("merge")
+    for name in ("archives", "base_model", "command"):  # which whoever reads this has given
+        told.pop(name, None)
     used: dict[str, Any] = {name: json.loads(text) for name, text in told.items()}
     if as_json:
         printing.print_json({"path": output, "method": method, **used})

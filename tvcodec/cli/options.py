@@ -208,15 +208,13 @@ model_output = click.option(
     "--output",
     required=True,
     metavar="OUT",
-    help="A .safetensors file, or else a directory that gets the base model's config and tokenizer"
-    " files too.",
+    help="A .safetensors file, or else a directory that gets config and tokenizer files too.",
 )
 max_shard_size = click.option(
     "--max-shard-size",
     type=Bytes(),
-    default="5GB",
-    show_default=True,
-    help="Of the weights in a directory; above it, they are split.",
+    help="Of the weights in a directory; above it, they are split. [default: as those of the"
+    " fine-tune if it was encoded with --exact, or else 5GB]",
 )
 
 

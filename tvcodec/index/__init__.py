@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgpack
 
 from tvcodec.errors import FormatError
-from tvcodec.index import root_rules, task_rules
+from tvcodec.index import companions, root_rules, task_rules
+from tvcodec.index.companions import (
+    BLOB_MAX,
+    FILES_MAX,
+    FROM_BASE,
+    KEPT,
+    KEPT_MAX,
+    Blob,
+    CompanionIndex,
+    File,
+    WeightFile,
+    valid_file_name,
+)
 from tvcodec.index.counts import counted_streams
-from tvcodec.index.fields import TEXT_MAX, Malformed, valid_parameter_name, valid_task_name
+from tvcodec.index.fields import valid_parameter_name, valid_task_name
 from tvcodec.index.parts import (
     Coefficients,
     Exact,
@@ -33,6 +44,7 @@ from tvcodec.index.parts import (
 )
 from tvcodec.index.records import (
     DTYPES,
+    OPTIONAL,
     BaseParameter,
     Entry,
     Group,
@@ -45,6 +57,7 @@ from tvcodec.index.records import (
     TaskIndex,
     TaskRecord,
 )
+from tvcodec.index.spelling import unpack
 from tvcodec.index.streams import (
     ELEMENTS,
     ENTRIES,
@@ -61,23 +74,31 @@ from tvcodec.index.streams import (
 from tvcodec.index.task_rules import VECTORS_MAX
 
 __all__ = [
+    "BLOB_MAX",
     "DTYPES",
     "ELEMENTS",
     "ENTRIES",
+    "FILES_MAX",
     "FLOAT16",
     "FLOAT32",
+    "FROM_BASE",
     "INTEGERS",
+    "KEPT",
+    "KEPT_MAX",
     "ROOT_START",
     "ROWS",
     "SYMBOLS",
     "UNSIGNED",
     "VECTORS_MAX",
     "BaseParameter",
+    "Blob",
     "Coefficients",
+    "CompanionIndex",
     "Entry",
     "Exact",
     "Extent",
     "Factors",
+    "File",
     "Group",
     "GroupedStage",
     "Kept",
@@ -95,24 +116,23 @@ __all__ = [
     "TaskIndex",
     "TaskRecord",
     "Values",
+    "WeightFile",
     "counted_streams",
+    "pack_companions",
     "pack_root",
     "pack_task",
     "root_at",
     "single",
+    "unpack_companions",
     "unpack_root",
     "unpack_shared",
     "unpack_task",
+    "valid_file_name",
     "valid_parameter_name",
     "valid_task_name",
 ]
 
-ROOT_START = b"\x86\xaabase_model"  # of the bytes of every root index
-ARRAY_MAX = 2**18
-CONTAINERS_MAX = 2**22  # a byte of msgpack can be an array, which takes 56 bytes or more in memory
-CONTAINERS_COUNTED_FROM = 2**20  # bytes of index; below, counting them costs more than it saves
-
-T = TypeVar("T")
+ROOT_START = b"\xaabase_model"  # of the bytes of every root index, behind the first one
 
 
 def pack_root(root: Root) -> bytes:
@@ -125,10 +145,15 @@ def pack_task(index: TaskIndex) -> bytes:
     return _pack(_as_map(index))
 
 
+def pack_companions(index: CompanionIndex) -> bytes:
+    """The index of companion files as bytes."""
+    return _pack({"blobs": index.blobs, "digest": index.digest})
+
+
 def unpack_root(data: bytes, where: str, offset: int | None = None) -> Root:
     """The root index in `data`, which lies at `offset` of the file. FormatError, its message
     beginning with `where`, if it is not a valid one or does not fit that place."""
-    root = _unpack(data, where, root_rules.read)
+    root = unpack(data, where, root_rules.read)
     if offset is not None and root.offset != offset:
         raise FormatError(f"{where}: expected the root index at {root.offset}, got {offset}")
     return root
@@ -168,7 +193,7 @@ def unpack_task(
     """The index of a task. `group` is what the root says of it; `vectors` is that of the shared
     index (`TaskIndex.vectors`), needed where there is one. FormatError as `unpack_root`."""
     context = task_rules.Context(_parameters(base_model), vectors or {}, shared=False)
-    index = _unpack(data, where, lambda value: task_rules.read(value, context))
+    index = unpack(data, where, lambda value: task_rules.read(value, context))
     _check_group(index, group, where)
     return index
 
@@ -182,7 +207,15 @@ def unpack_shared(
 ) -> TaskIndex:
     """The shared index: entries only, several per parameter. FormatError as `unpack_root`."""
     context = task_rules.Context(_parameters(base_model), {}, shared=True)
-    index = _unpack(data, where, lambda value: task_rules.read(value, context))
+    index = unpack(data, where, lambda value: task_rules.read(value, context))
+    _check_group(index, group, where)
+    return index
+
+
+def unpack_companions(data: bytes, where: str, group: Group) -> CompanionIndex:
+    """The index of companion files, of which the root says `group`. FormatError as
+    `unpack_root`."""
+    index = unpack(data, where, companions.read)
     _check_group(index, group, where)
     return index
 
@@ -202,7 +235,7 @@ def _parameters(base_model: Root | tuple[BaseParameter, ...]) -> tuple[BaseParam
     return base_model.base_model if isinstance(base_model, Root) else base_model
 
 
-def _check_group(index: TaskIndex, group: Group | None, where: str) -> None:
+def _check_group(index: TaskIndex | CompanionIndex, group: Group | None, where: str) -> None:
     if group is not None and index.sections_length != group.sections_length:
         lengths = f"{group.sections_length} bytes, got {index.sections_length}"
         raise FormatError(f"{where}: expected sections of {lengths}")
@@ -216,6 +249,7 @@ def _pack(value: dict[str, object]) -> bytes:
 def _as_map(record: Root | TaskIndex) -> dict[str, object]:
     """The record's fields, which are declared in the order of the sorted keys."""
     value = {name: getattr(record, name) for name in record.__slots__}
+    value = {key: held for key, held in value.items() if held is not None or key not in OPTIONAL}
     value["metadata"] = dict(sorted(record.metadata.items()))
     return value
 
@@ -233,59 +267,3 @@ def _as_array(record: object) -> list[object]:
         if isinstance(value, float):
             single(value)
     return [record.kind, *values] if isinstance(record, Part) else values
-
-
-def _unpack(data: bytes, where: str, read: Callable[[object], T]) -> T:
-    try:
-        value = _decode(data)
-        record = read(value)
-    except Malformed as problem:
-        raise FormatError(f"{where}: {problem.message} - at ${problem.path}") from None
-    except (ValueError, RecursionError, MemoryError, msgpack.UnpackException) as problem:
-        raise FormatError(f"{where}: expected an index, got {_reason(problem)}") from None
-    # Checked values, repacked: catches long forms, wide floats, repeated keys - whatever a second
-    # spelling of the same meaning could be.
-    if msgpack.packb(value, use_single_float=True) != data:
-        raise FormatError(f"{where}: expected an index in canonical form, got another spelling")
-    return record
-
-
-def _decode(data: bytes) -> object:
-    hooks: dict[str, object] = {}
-    if len(data) >= CONTAINERS_COUNTED_FROM:
-        hooks = _counting_hooks()
-    value: object = msgpack.unpackb(
-        data,
-        raw=False,
-        strict_map_key=True,
-        max_array_len=ARRAY_MAX,
-        max_map_len=ARRAY_MAX,
-        max_str_len=TEXT_MAX,
-        max_bin_len=32,
-        max_ext_len=0,
-        ext_hook=_refuse_extension,
-        **hooks,
-    )
-    return value
-
-
-def _counting_hooks() -> dict[str, object]:
-    left = CONTAINERS_MAX
-
-    def count(container: T) -> T:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f"more than {CONTAINERS_MAX} arrays and maps")
-        return container
-
-    return {"list_hook": count, "object_hook": count}
-
-
-def _refuse_extension(code: int, data: bytes) -> object:
-    raise ValueError(f"extension type {code}")
-
-
-def _reason(problem: BaseException) -> str:
-    text = str(problem) or type(problem).__name__
-    return ascii(text[:200])[1:-1]

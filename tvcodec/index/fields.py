@@ -22,7 +22,7 @@ METADATA_MAX = 1024  # pairs
 TEXT_MAX = 2**16
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
-_DEVICE_NAME = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
+DEVICE_NAME = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ def valid_parameter_name(name: str) -> bool:
 def valid_task_name(name: str) -> bool:
     """Whether a task may be called so: it must be a safe file name on every system, so no device's,
     and without the full stop at its end that some systems take away."""
-    return bool(_TASK_NAME.fullmatch(name)) and not _DEVICE_NAME.fullmatch(name)
+    return bool(_TASK_NAME.fullmatch(name)) and not DEVICE_NAME.fullmatch(name)
 
 
 def increasing(values: tuple[T, ...] | list[T], path: str, strictly: bool = True) -> None:
@@ -166,10 +166,13 @@ def increasing(values: tuple[T, ...] | list[T], path: str, strictly: bool = True
             raise Malformed(f"expected more than {before!r}, got {value!r}", f"{path}[{number}]")
 
 
-def mapping(value: object, keys: tuple[str, ...]) -> dict[str, object]:
-    """A map of exactly `keys`, in that order."""
+def mapping(
+    value: object, keys: tuple[str, ...], optional: Collection[str] = ()
+) -> dict[str, object]:
+    """A map of exactly `keys`, in that order, those that are `optional` there or not."""
     if type(value) is not dict:
         raise Malformed(f"expected a map, got {type(value).__name__}")
+    keys = tuple(key for key in keys if key not in optional or key in value)
     if tuple(value) != keys:
         odd = [key for key in value if key not in keys] + [key for key in keys if key not in value]
         problem = f"another set, or order, around {odd[0]!a:.80}" if odd else "another order"

@@ -14,8 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tvcodec.container import PROLOGUE_SIZE, aligned
+from tvcodec.index.companions import KEPT, File, WeightFile
 from tvcodec.index.parts import Part
 from tvcodec.index.streams import ENTRIES, Extent, Mask, Stream
+
+OPTIONAL = ("companions", "files", "weights")  # keys that are there where there is such a thing
 
 DTYPES = {  # name -> bytes of a value
     "float64": 8,
@@ -88,6 +91,7 @@ class Root:
     inner products."""
 
     base_model: tuple[BaseParameter, ...]
+    companions: Group | None = None
     gram_length: int = 0
     gram_sha256: bytes = bytes(32)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -105,11 +109,15 @@ class Root:
         return starts
 
     @property
-    def gram_offset(self) -> int:
+    def companions_offset(self) -> int:
         groups = [task.group for task in self.tasks]
         if self.shared:
             groups.append(self.shared)
         return PROLOGUE_SIZE + sum(group.length for group in groups)
+
+    @property
+    def gram_offset(self) -> int:
+        return self.companions_offset + (self.companions.length if self.companions else 0)
 
     @property
     def offset(self) -> int:
@@ -193,18 +201,22 @@ Section = Small | Entry | Kept | Rows
 class TaskIndex:
     """A task, or the shared basis. `aliases` are pairs (p, of): parameter p of this task equals its
     parameter `of`. `dtypes` names the parameters whose dtype is not the base model's. `digest` is
-    the SHA-256 of the sections with their padding. What is not mentioned has not changed."""
+    the SHA-256 of the sections with their padding. What is not mentioned has not changed. `files`
+    are those of the fine-tune's directory, None where it had none; `weights` those of its weights,
+    None where nobody needs them as they were."""
 
     added: tuple[Kept, ...] = ()
     aliases: tuple[tuple[int, int], ...] = ()
     digest: bytes
     dtypes: tuple[tuple[int, str], ...] = ()
     entries: tuple[Entry, ...] = ()
+    files: tuple[File, ...] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[int, ...] = ()
     replaced: tuple[Kept, ...] = ()
     rows: tuple[Rows, ...] = ()
     small: Small | None = None
+    weights: tuple[WeightFile, ...] | None = None
 
     def sections(self, start: int) -> Iterator[tuple[Section, int]]:
         """Every section with its offset, in file order, for a group that starts at `start`."""
@@ -217,6 +229,11 @@ class TaskIndex:
     def sections_length(self) -> int:
         """Bytes of all sections with their padding."""
         return sum(aligned(section.length) for section, _ in self.sections(0))
+
+    def blobs(self) -> list[bytes]:
+        """SHA-256 of what files of the task take from the companions, once for each file."""
+        kept = [file.sha256 for file in self.files or () if file.source == KEPT]
+        return kept + [file.header for file in self.weights or ()]
 
     def vectors(self) -> Counter[int]:
         """How many vectors each parameter's basis has; for a shared index."""

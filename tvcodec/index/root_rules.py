@@ -20,18 +20,20 @@ from tvcodec.index.fields import (
     size,
     task_name,
 )
-from tvcodec.index.records import DTYPES, BaseParameter, Group, Root, TaskRecord
+from tvcodec.index.records import DTYPES, OPTIONAL, BaseParameter, Group, Root, TaskRecord
 
 
 def read(value: object) -> Root:
     """The root index that msgpack's `value` stands for."""
-    keys = mapping(value, Root.__slots__)
+    keys = mapping(value, Root.__slots__, OPTIONAL)
     tasks = items(keys["tasks"], ".tasks", _task)
     increasing([task.name for task in tasks], ".tasks")
     _check_folded([task.name for task in tasks])
     base_model = items(keys["base_model"], ".base_model", _base_parameter)
     increasing([parameter.name for parameter in base_model], ".base_model")
-    shared = keys["shared"]
+    shared, companions = keys["shared"], None
+    if "companions" in keys:
+        companions = _beside(keys["companions"], ".companions")
     gram_length, triangle = keys["gram_length"], len(tasks) * (len(tasks) + 1) // 2 * 4
     if type(gram_length) is not int or gram_length not in (0, triangle):
         raise Malformed(f"expected 0 or {triangle}, got {gram_length!r:.40}", ".gram_length")
@@ -40,10 +42,11 @@ def read(value: object) -> Root:
         raise Malformed("expected zeros where nothing is told of, got others", ".gram_sha256")
     return Root(
         base_model=base_model,
+        companions=companions,
         gram_length=gram_length,
         gram_sha256=gram_sha256,
         metadata=metadata(keys["metadata"]),
-        shared=None if shared is None else _shared(shared),
+        shared=None if shared is None else _beside(shared, ".shared"),
         tasks=tasks,
     )
 
@@ -59,11 +62,12 @@ def _base_parameter(value: object) -> BaseParameter:
     )
 
 
-def _shared(value: object) -> Group:
+def _beside(value: object, path: str) -> Group:
+    """A group that is no task's."""
     try:
         return Group(*_group(array(value, 3)))
     except Malformed as problem:
-        raise problem.under(".shared") from None
+        raise problem.under(path) from None
 
 
 def _task(value: object) -> TaskRecord:

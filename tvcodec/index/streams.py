@@ -67,7 +67,7 @@ def read_stream(value: object, path: str, kinds: tuple[int, ...], count: int) ->
     if type(size) is not int or size not in _SIZES[kind]:
         raise Malformed(f"expected {_SIZES[kind]}, got {size!r:.40}", path + ".size")
     packed = packed_length(kind, size, count)
-    least = -(-packed // _MOST_PER_BYTE)
+    least = least_length(packed)
     if type(length) is not int or not least <= length <= packed:
         raise Malformed(f"expected {least}..{packed}, got {length!r:.40}", path + ".length")
     return Stream(kind, length, size)
@@ -88,6 +88,11 @@ def read_mask(value: object, whole: Extent) -> Mask | None:
     except Malformed as problem:
         raise problem.under(".mask") from None
     return Mask(kind, kept, bits)
+
+
+def least_length(packed: int) -> int:
+    """Stored bytes that so many packed ones take at the least."""
+    return -(-packed // _MOST_PER_BYTE)
 
 
 def packed_length(kind: int, size: int, count: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from tvcodec.index.companions import read_files, read_weights
 from tvcodec.index.fields import (
     COUNT_MAX,
     U32,
@@ -28,6 +29,7 @@ from tvcodec.index.fields import (
 from tvcodec.index.parts import Coefficients, Exact, Part, read_part
 from tvcodec.index.records import (
     DTYPES,
+    OPTIONAL,
     BaseParameter,
     Entry,
     Kept,
@@ -75,22 +77,27 @@ class Context:
 
 def read(value: object, context: Context) -> TaskIndex:
     """The index that msgpack's `value` stands for."""
-    keys = mapping(value, TaskIndex.__slots__)
+    keys = mapping(value, TaskIndex.__slots__, OPTIONAL)
     dtypes = items(keys["dtypes"], ".dtypes", partial(_dtype, context))
     increasing([parameter for parameter, _ in dtypes], ".dtypes")
     context.dtypes = dict(dtypes)
-    small = keys["small"]
+    small, files = keys["small"], None
+    if "files" in keys:
+        files = read_files(keys["files"])
+    weights = read_weights(keys["weights"], files or ()) if "weights" in keys else None
     index = TaskIndex(
         added=items(keys["added"], ".added", _added),
         aliases=items(keys["aliases"], ".aliases", partial(_alias, context)),
         digest=digest(keys["digest"], ".digest"),
         dtypes=dtypes,
         entries=items(keys["entries"], ".entries", partial(_entry, context)),
+        files=files,
         metadata=metadata(keys["metadata"]),
         missing=items(keys["missing"], ".missing", partial(context.number, path="")),
         replaced=items(keys["replaced"], ".replaced", partial(_replaced, context)),
         rows=items(keys["rows"], ".rows", partial(_rows, context)),
         small=None if small is None else _small(context, small),
+        weights=weights,
     )
     _check_order(index, context)
     if context.shared:
@@ -112,8 +119,10 @@ def _check_order(index: TaskIndex, context: Context) -> None:
 
 def _check_shared(index: TaskIndex) -> None:
     """A basis is made of entries; whatever else belongs to one task."""
-    for name in ("added", "aliases", "dtypes", "missing", "replaced", "rows", "small"):
-        if getattr(index, name):
+    for name in TaskIndex.__slots__:
+        found = getattr(index, name)
+        empty = found is None or (found == () and name != "files")
+        if not empty and name not in ("digest", "entries", "metadata"):
             raise Malformed("expected nothing in the shared index, got something", f".{name}")
     for parameter, count in index.vectors().items():
         if count > VECTORS_MAX:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
 from tvcodec import dense
 from tvcodec.base_model import BaseModel
+from tvcodec.merging.card import called, write_card
 from tvcodec.merging.request import Plan, Request, resolved
 from tvcodec.merging.strategies import strategy
 from tvcodec.merging.values import Progress, Tasks, Tau
@@ -36,7 +39,18 @@ def merged_model(
         return dense.fine_tune(original, merged, original.dtype, reuse=True)
 
     shapes = {parameter.name: (parameter.dtype, parameter.dims) for parameter in tasks.parameters}
-    return Model(shapes, compute, plan.metadata, base.directory)
+    model = Model(shapes, compute, {**plan.metadata, **_origin(tasks, base)}, base.directory)
+    model.beside = lambda directory: write_card(directory, model.metadata)
+    return model
+
+
+def _origin(tasks: Tasks, base: BaseModel) -> dict[str, str]:
+    """What the base model is called, where it has a name, and the root digests of the files."""
+    archives = {id(term.task.archive): term.task.archive for term in tasks.terms}.values()
+    roots = {Path(one.path).name: one.container.root_digest.hex() for one in archives}
+    origin = {"tvcodec.archives": json.dumps(roots, sort_keys=True)}
+    place = base.directory or base.checkpoint.path
+    return origin if place is None else {**origin, "tvcodec.base_model": json.dumps(called(place))}
 
 
 def merged_task_vector(

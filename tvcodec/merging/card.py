@@ -1,0 +1,73 @@
+"""The model card of a merge, as Hugging Face lays it out: what it was made of, and how."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_CARD = "README.md"
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+
+
+def write_card(directory: Path, metadata: Mapping[str, str]) -> None:
+    """Writes README.md of a merge that `metadata` tells of, with front matter in YAML."""
+    (directory / _CARD).write_text(card(metadata), encoding="utf-8")
+
+
+def card(metadata: Mapping[str, str]) -> str:
+    """The text of the card: base model, tasks and their weights, method, scaling and settings, the
+    archives' root digests, and the command, where there was one."""
+    told = {name.removeprefix("tvcodec."): text for name, text in metadata.items()}
+    method = told.pop("merge")
+    facts: dict[str, Any] = {name: json.loads(text) for name, text in told.items()}
+    base_model, command = facts.pop("base_model", None), facts.get("command")
+    front = {} if base_model is None else {"base_model": base_model}
+    front |= {"tags": ["merge", "tvcodec"], "tvcodec": {"method": method, **facts}}
+    of_base = "" if base_model is None else f" and the base model {_code(base_model)}"
+    lines = ["---", *_yaml(front), "---", "", f"# Merge of {', '.join(facts['tasks'])}", ""]
+    lines += [f"Made by tvcodec of fine-tunes{of_base}: method `{method}`, scaling"]
+    lines[-1] += f" {_code(json.dumps(facts['scaling']))}."
+    lines += ["", *_table(facts["tasks"], facts.get("weights")), ""]
+    for name, root in facts.get("archives", {}).items():
+        lines.append(f"- {_code(name)}, root digest `{root}`")
+    if command:
+        lines += ["", *(f"    {line}" for line in command.splitlines())]
+    return "\n".join(lines) + "\n"
+
+
+def called(path: Path) -> str:
+    """What a card calls the base model at `path`: its name on the hub, if it lies in the hub's
+    cache, or else that of its directory or file."""
+    for step in path.absolute().parts:
+        if cached := _CACHED.fullmatch(step):
+            return f"{cached[1]}/{cached[2]}"
+    return path.absolute().stem if path.suffix == ".safetensors" else path.absolute().name
+
+
+def _table(tasks: list[str], weights: Mapping[str, float] | None) -> list[str]:
+    if weights is None:
+        return ["| task |", "|---|", *(f"| {task} |" for task in tasks)]
+    rows = [f"| {task} | {weights[task]:.6g} |" for task in tasks]
+    return ["| task | weight |", "|---|--:|", *rows]
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'").replace("\n", " ") + "`"
+
+
+def _yaml(value: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A mapping in block style; what is in it is JSON, which is YAML too."""
+    lines: list[str] = []
+    for key, held in value.items():
+        if isinstance(held, dict) and held:
+            lines += [f"{indent}{_key(key)}:", *_yaml(held, indent + "  ")]
+        else:
+            lines.append(f"{indent}{_key(key)}: {json.dumps(held)}")
+    return lines
+
+
+def _key(text: str) -> str:
+    return text if re.fullmatch(r"[a-z_]+", text) else json.dumps(text)
