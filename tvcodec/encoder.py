@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from tvcodec import joint, parameter, rate, similarity
+from tvcodec import html, joint, parameter, rate, similarity
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.errors import TvqError
@@ -22,6 +22,7 @@ from tvcodec.index import (
     single,
     valid_task_name,
 )
+from tvcodec.locking import only_writer_if_there
 from tvcodec.masks import Masks
 from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
@@ -55,6 +56,14 @@ class Summary:
     root: str
     tasks: tuple[TaskSummary, ...]
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (task.name, f"{task.bits_per_parameter:.3f}", f"{task.error:.1%}", f"{task.bytes:,}")
+            for task in self.tasks
+        ]
+        headers = ("task", "bits per parameter", "error", "bytes")
+        return html.table(f"{self.path}: {self.bytes:,} bytes", headers, rows)
+
 
 def encode(
     base_model: CheckpointSource,
@@ -72,8 +81,10 @@ def encode(
 
     Checkpoints are files, directories or mappings of names to tensors. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
-    size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
-    neither on the order of the tasks nor on `jobs`, the number of threads.
+    size or an error; an error is judged by squared error whatever metric the recipe has.
+    `masks` are truth values by task, for recipes that use them. The bytes depend neither on the
+    order of the tasks nor on `jobs`, the number of threads. A file that another process is changing
+    is replaced, by `force`, when that one is done.
 
     Raises CheckpointError where the checkpoints do not belong together or hold values that are not
     finite, TvqError where `path` exists and `force` is not set, or is one of the checkpoints or
@@ -116,6 +127,8 @@ def encode(
             else:
                 _encode_parameter(found, number, alone, shared, spools, pool, not goal)
             progress(base_parameter.count * len(spools))
+        if force:
+            stack.enter_context(only_writer_if_there(path))
         return _write(writer, found, recipes, shared, spools)
 
 
