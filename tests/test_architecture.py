@@ -22,6 +22,7 @@ IMPORTS = {
     # what everything may know
     "errors": "",
     "threads": "",
+    "html": "",
     # bytes, which know no tensors
     "source": "errors",
     "memory": "errors",
@@ -56,7 +57,8 @@ IMPORTS = {
     "parameter": "auto codec dense index quantize recipes",
     # models in and out
     "checkpoint": "durable errors index threads",
-    "model": "checkpoint errors memory threads",
+    "device": "errors",
+    "model": "checkpoint device errors html memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter",
@@ -66,16 +68,16 @@ IMPORTS = {
     "spool": "codec container entropy index parameter similarity sketch survey",
     "sharing": "auto dense family index parameter recipes",
     "joint": "dense family masks parameter recipes sharing spool survey",
-    "encoder": "checkpoint container errors index joint masks parameter published rate recipes"
-    " similarity spool survey threads",
+    "encoder": "checkpoint container errors html index joint locking masks parameter published rate"
+    " recipes similarity spool survey threads",
     "base_model": "archive checkpoint errors",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
-    "decoder": "archive base_model checkpoint errors fine_tune merging model stored_task"
-    " task_vector",
+    "decoder": "archive base_model checkpoint device errors fine_tune html merging model"
+    " stored_task task_vector",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors locking published rate recipes similarity sketch survey",
@@ -89,7 +91,14 @@ BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "arch
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
 }
 MATHS = {"quantize", "dense", "lowrank", "rotated", "sketch", "basis", "merge"}
-LIGHT = {*BYTES, "errors", "entropy", "content", "__init__"}  # import no torch, nor what does
+LIGHT = {
+    *BYTES,
+    "errors",
+    "entropy",
+    "content",
+    "html",
+    "__init__",
+}  # import no torch, nor what does
 
 HOMES = {
     "zstandard": {"entropy"},

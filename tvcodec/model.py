@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from tvcodec import html
 from tvcodec.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
     TORCH_DTYPES,
@@ -17,11 +19,13 @@ from tvcodec.checkpoint import (
     save_directory,
     save_safetensors,
 )
+from tvcodec.device import Device, available
 from tvcodec.errors import TvqError
 from tvcodec.memory import granted
 from tvcodec.threads import one_thread
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
+CPU = torch.device("cpu")
 Compute = Callable[[str], Tensor]
 
 
@@ -30,7 +34,8 @@ class Model(Mapping[str, Tensor]):
 
     `metadata` goes into the file that `save` writes; `directory` is where a directory's other files
     (config, tokenizer) are copied from; `inputs` are the files and directories that the tensors are
-    computed from, which `save` never overwrites.
+    computed from, which `save` never overwrites. Tensors are computed on the CPU, and moved to
+    `device` when they are read; what `save` writes never goes there.
     """
 
     def __init__(
@@ -40,18 +45,20 @@ class Model(Mapping[str, Tensor]):
         metadata: Mapping[str, str],
         directory: Path | None = None,
         inputs: Iterable[Path] = (),
+        device: torch.device = CPU,
     ) -> None:
         self._shapes = dict(shapes)
         self._compute = compute
         self.metadata = dict(metadata)
         self.directory = directory
         self.inputs = frozenset(inputs)
+        self.device = device
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
             raise KeyError(name)
         with one_thread():
-            return self._computed(name)
+            return self._computed(name).to(self.device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -64,7 +71,22 @@ class Model(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         values = sum(math.prod(shape) for _, shape in self._shapes.values())
-        return f"<tvcodec.Model of {len(self)} parameters, {values:,} values>"
+        made = f": {self._made()}" if self.metadata else ""
+        return f"<tvcodec.Model of {len(self)} parameters, {values:,} values{made}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, dtype, " x ".join(map(str, shape)) or "scalar")
+            for name, (dtype, shape) in self._shapes.items()
+        ]
+        return html.table(repr(self)[1:-1], ("parameter", "dtype", "shape"), rows)
+
+    def _made(self) -> str:
+        """What it is, from its metadata: 'task cars', 'merge weighted, scaling 1.0, ...'."""
+        return ", ".join(
+            f"{key.removeprefix('tvcodec.').replace('_', ' ')} {text:.80}"
+            for key, text in self.metadata.items()
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without computing it."""
@@ -80,12 +102,25 @@ class Model(Mapping[str, Tensor]):
 
     def made_from(self, inputs: Iterable[Path]) -> Model:
         """The same with these inputs."""
-        return Model(self._shapes, self._compute, self.metadata, self.directory, inputs)
+        return Model(
+            self._shapes, self._compute, self.metadata, self.directory, inputs, self.device
+        )
+
+    def on(self, device: Device) -> Model:
+        """The same, whose tensors come on that device. TvqError where torch cannot use it."""
+        return Model(
+            self._shapes,
+            self._compute,
+            self.metadata,
+            self.directory,
+            self.inputs,
+            available(device),
+        )
 
     def subset(self, names: list[str]) -> Model:
         """The same with these parameters only."""
         shapes = {name: self._shapes[name] for name in names}
-        return Model(shapes, self._compute, self.metadata, self.directory, self.inputs)
+        return Model(shapes, self._compute, self.metadata, self.directory, self.inputs, self.device)
 
     def save(
         self,
