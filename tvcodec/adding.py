@@ -102,7 +102,10 @@ def _check_names(archive: Archive, names: Iterable[str], replace: bool) -> None:
     for name in names:
         other = there.get(name.casefold(), name)
         if other != name:
-            raise TvqError(f"tasks {other!r} (in {archive.path}) and {name!r} differ only in case")
+            raise TvqError(
+                f"tasks {other!r} (in {archive.path}) and {name!r} differ only in case",
+                hint="choose another name: where files are named so, one would hide the other",
+            )
         if name in archive.tasks and not replace:
             raise TvqError(f"{archive.path}: has a task {name!r}", hint="--replace replaces it")
 
@@ -111,7 +114,8 @@ def _check_alike(archive: Archive, new: Archive) -> None:
     """What was encoded apart has to belong to the file as it is now."""
     if new.root.base_model != archive.root.base_model:
         raise BaseModelMismatch(
-            f"{archive.path}: was replaced meanwhile by a file of another base model"
+            f"{archive.path}: was replaced meanwhile by a file of another base model",
+            hint="tvcodec info shows which one: encode against that, or to another file",
         )
 
 
