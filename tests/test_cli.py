@@ -566,7 +566,11 @@ def test_merge_refuses_options_that_mean_nothing(here, words, message):
     [
         ('{"cars": 90, "dtd": 0.5}', "task 'cars': expected an accuracy in 0..1, got 90.0", "100"),
         ('{"cars": 0.9}', "expected an accuracy for every task, got none for dtd", "--tasks"),
-        ('{"cars": "x"}', 'perf.json: expected {"task": accuracy, ...}, got something else', "shares"),
+        (
+            '{"cars": "x"}',
+            'perf.json: expected {"task": accuracy, ...}, got something else',
+            "shares",
+        ),
         ("cars", "perf.json: expected JSON, got", '{"cars": 0.85, "dtd": 0.78}'),
     ],
 )
