@@ -50,10 +50,10 @@ def add(
       tvcodec add bank.tvq base/ cars=better-cars/ --replace --quality high
     """
     base_model, tunes = models(base_model, fine_tunes, RecipeFile())
+    paths.check(bank, base_model, *tunes.values(), output=output)
     recipe, goal, said = chosen_recipe(settings)
     if said.places:
         printing.note(f"note: {', '.join(said.places)}: for tvcodec encode, not used here")
-    paths.check(bank, base_model, *tunes.values(), output=output)
     from tvcodec import adding
     from tvcodec.checkpoint import open_checkpoint
 

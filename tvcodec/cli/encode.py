@@ -125,13 +125,14 @@ def encode(
       tvcodec encode base/ cars=cars/ --max-error 0.3 -o bank.tvq
       tvcodec encode base/ cars=cars/ --recipe tvq --bits 3 -o bank.tvq
     """
+    given_base = None if base_model and options.NamedCheckpoint.is_one(base_model) else base_model
+    paths.check(given_base, *(path for _, path in fine_tunes), output=output)
+    check_name(output)
     chosen, goal, said = chosen_recipe(settings)
     base_model, tunes = models(base_model, fine_tunes, said)
     given = _masks(masks or said.places.get("mask_dir"), tunes)
     if given and not chosen.uses_masks:
         raise click.UsageError(f"recipe {chosen.name!r} has no use for masks")
-    paths.check(base_model, *tunes.values(), output=output)
-    check_name(output)
     from tvcodec import encoder
     from tvcodec.checkpoint import open_checkpoint
 
