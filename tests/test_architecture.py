@@ -23,6 +23,8 @@ IMPORTS = {
     "errors": "",
     "threads": "",
     "wording": "",
+    "html": "",
+    "device": "errors",
     "modules": "errors",
     # bytes, which know no tensors
     "location": "errors",
@@ -65,7 +67,7 @@ IMPORTS = {
     "parameter": "auto codec dense index lowrank product quantize recipes",
     # models in and out
     "checkpoint": "dense durable errors index location product threads",
-    "model": "checkpoint errors memory threads",
+    "model": "checkpoint device errors html memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
     "family": "basis codec dense entropy index masks parameter summands",
@@ -81,8 +83,9 @@ IMPORTS = {
     "coding": "joint masks parameter piece published recipes sketch survey",
     "workers": "checkpoint errors threads",
     "cluster": "errors",
-    "encoder": "checkpoint coding companions container difference errors index masks piece"
-    " published rate recipes similarity spool stored_files survey threads workers",
+    "summary": "difference html index survey",
+    "encoder": "checkpoint coding companions container errors index locking masks piece published"
+    " rate recipes similarity spool stored_files summary survey threads workers",
     "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task summands",
@@ -91,21 +94,21 @@ IMPORTS = {
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
     "restoring": "archive checkpoint errors index",
-    "decoder": "archive base_model checkpoint errors fine_tune live_module merging model restoring"
-    " stored_task task_vector",
+    "decoder": "archive base_model checkpoint device errors fine_tune html live_module merging"
+    " model restoring stored_task task_vector",
     "lora": "base_model checkpoint decoder dense durable errors lowrank modules parts product"
     " stored_task",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
-    " errors location locking published rate recipes similarity sketch survey",
+    " errors location locking published rate recipes similarity sketch summary survey",
     # files of tasks coded one by one, by the user's own measure
     "curve": "",
     "ledger": "",
     "search": "recipes",
     "evaluating": "durable errors model",
-    "trials": "checkpoint curve decoder encoder errors ledger model recipes search",
+    "trials": "checkpoint curve decoder encoder errors ledger model recipes search summary",
     "tuning": "__init__ adding archive assembly checkpoint container curve durable encoder ledger"
-    " search trials",
+    " search summary trials",
     "report": "__init__ archive curve errors index lowrank stored_task wording",
     # what people touch
     "__init__": "errors",
@@ -124,6 +127,7 @@ LIGHT = {
     "errors",
     "modules",
     "wording",
+    "html",
     "entropy",
     "content",
     "__init__",

@@ -215,6 +215,35 @@ def test_encode_needs_a_task(here):
     assert "NAME=FINE_TUNE" in usage_error("encode", "base.safetensors", "-o", "new.tvq")
 
 
+@pytest.mark.parametrize("command", [("encode", "-o", "new.tvq"), ("add", "bank.tvq")])
+def test_a_missing_base_model_is_not_taken_for_something_else(here, command):
+    assert usage_error(*command) == "Error: Missing argument 'BASE_MODEL'."
+    for words in (["cars=cars.safetensors"], ["cars=cars.safetensors", "dtd=dtd.safetensors"]):
+        assert usage_error(*command, *words) == (
+            "Error: Missing argument 'BASE_MODEL': 'cars=cars.safetensors' is NAME=FINE_TUNE."
+        )
+    assert "'NAME=FINE_TUNE...'" in usage_error(*command, "base.safetensors")
+
+
+def test_a_base_model_may_have_an_equals_sign_in_its_name(here):
+    Path("rate=1e-4").symlink_to("base.safetensors")
+    succeeds("encode", "rate=1e-4", "cars=cars.safetensors", "-o", "new.tvq")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin", ".PTH"])
+def test_an_archive_is_not_called_like_a_model(here, suffix):
+    name = f"new{suffix}"
+    for words in (
+        (*ENCODE[:-1], name),
+        ("remove", "bank.tvq", "cars", "-o", name),
+        ("salvage", "bank.tvq", "-o", name),
+        ("add", "bank.tvq", "base.safetensors", "pets=cars.safetensors", "-o", name),
+    ):
+        message, hint = complaint(*words)
+        assert message == f"Error: {name}: expected a name that ends in .tvq, got {suffix}"
+        assert hint.startswith("hint: tvcodec decode writes models")
+
+
 def test_sizes_have_units(here):
     size = importlib.import_module("tvcodec.cli.options").Bytes()
     words = ["12", "500KB", "1.5MB", "2k", "1 GiB", "3MiB"]
@@ -341,6 +370,29 @@ def test_decode_of_a_part(here):
     assert hint == "hint: tvcodec info --parameters lists them"
 
 
+def test_decode_of_one_parameter_whose_name_is_no_glob(here):
+    names = ("experts[0].weight", "experts0.weight")
+    base = {name: torch.zeros(4, 4) for name in names}
+    save_file(base, "listed.safetensors")
+    save_file({name: tensor + 1 for name, tensor in base.items()}, "tuned.safetensors")
+    succeeds("encode", "listed.safetensors", "a=tuned.safetensors", "--exact", "-o", "new.tvq")
+    words = (
+        "decode",
+        "new.tvq",
+        "a",
+        "--base-model",
+        "listed.safetensors",
+        "-o",
+        "one.safetensors",
+    )
+    succeeds(*words, "--parameters", "experts[0].weight")
+    assert list(load_file("one.safetensors")) == ["experts[0].weight"]  # the glob is the other
+    succeeds(*words, "--parameters", "experts[0].*", "--force")
+    assert list(load_file("one.safetensors")) == ["experts0.weight"]
+    succeeds(*words, "--parameters", "experts[[]0].*", "--force")
+    assert list(load_file("one.safetensors")) == ["experts[0].weight"]
+
+
 def test_decode_of_a_task_vector_needs_no_base_model(here):
     succeeds("decode", "bank.tvq", "cars", "--task-vector", "-o", "tau.safetensors")
     tau = load_file("tau.safetensors")
@@ -414,6 +466,13 @@ def test_merge_by_performance(here):
     words = ("--weights", "perf.json", "--temperature", "0.5", "--json")
     weights = json.loads(succeeds(*MERGE, *words).stdout)["weights"]
     assert weights["cars"] / weights["dtd"] == pytest.approx(math.exp(1))
+
+
+def test_merge_names_the_tasks_that_the_weights_leave_out(here):
+    note = "note: not in --weights, left out: dtd\n"
+    assert note in succeeds(*MERGE, "--weights", "cars=0.4").stderr
+    for words in (("--weights", "cars=0.4,dtd=0"), ("--tasks", "cars")):
+        assert "left out" not in succeeds(*MERGE, *words, "--force").stderr
 
 
 def test_merge_of_a_subset(here):
@@ -507,8 +566,12 @@ def test_merge_refuses_options_that_mean_nothing(here, words, message):
     [
         ('{"cars": 90, "dtd": 0.5}', "task 'cars': expected an accuracy in 0..1, got 90.0", "100"),
         ('{"cars": 0.9}', "expected an accuracy for every task, got none for dtd", "--tasks"),
-        ('{"cars": "x"}', 'perf.json: expected {"task": accuracy, ...}, got something else', ""),
-        ("cars", "perf.json: expected JSON, got", ""),
+        (
+            '{"cars": "x"}',
+            'perf.json: expected {"task": accuracy, ...}, got something else',
+            "shares",
+        ),
+        ("cars", "perf.json: expected JSON, got", '{"cars": 0.85, "dtd": 0.78}'),
     ],
 )
 def test_merge_refuses_a_wrong_performance_file(here, performance, message, hint):
@@ -622,6 +685,21 @@ def test_info_of_more_tasks_than_a_matrix_shows(here, monkeypatch):
     assert "the 1 most similar pairs" in succeeds("info", "bank.tvq").stdout
 
 
+def test_sizes_of_info_add_up(here):
+    value = json.loads(succeeds("info", "bank.tvq", "--json").stdout)
+    common = value["bytes"] - sum(task["bytes"] for task in value["tasks"])
+    rows = [line.split() for line in succeeds("info", "bank.tvq").stdout.splitlines()]
+    (row,) = (row for row in rows if row[:1] == ["(common)"])
+    assert common > 500
+    assert row[1:] == importlib.import_module("tvcodec.cli.printing").amount(common).split()
+
+
+def test_diagnostics_are_indented(here):
+    text = succeeds("info", "bank.tvq", "--diagnostics").stdout
+    assert text.startswith('{\n  "summary": {\n    "num_parameters": 4,')
+    assert text == json.dumps(json.loads(text), indent=2) + "\n"
+
+
 def test_info_of_one_task(here):
     succeeds(*ENCODE)
     assert "similarity" not in succeeds("info", "new.tvq").stdout.replace("similarity  ", "")
@@ -633,9 +711,16 @@ def test_a_pinned_root(here):
     succeeds("info", "bank.tvq", "--expect-root", root)
     succeeds("verify", "bank.tvq", "--expect-root", root.upper())
     for command in ("info", "verify"):
-        message, hint = complaint(command, "bank.tvq", "--expect-root", "00")
-        assert message == f"Error: bank.tvq: expected root 00, got {root}"
+        message, hint = complaint(command, "bank.tvq", "--expect-root", 64 * "0")
+        assert message == f"Error: bank.tvq: expected root {64 * '0'}, got {root}"
         assert hint == "hint: this is not the file that was pinned"
+
+
+@pytest.mark.parametrize("text", ["00", "", 63 * "a", 65 * "a", 63 * "a" + "g", "head -c"])
+def test_a_pinned_root_is_a_digest(here, text):
+    message = f"expected 64 hexadecimal digits, got {text!r}"
+    for words in (("info", "bank.tvq"), ("remove", "bank.tvq", "cars"), MERGE):
+        assert message in usage_error(*words, "--expect-root", text)
 
 
 def test_info_refuses_usage_that_does_nothing(here):
@@ -859,6 +944,29 @@ def test_what_needs_no_torch_does_not_import_it(here):
     assert result.returncode == 0, result.stderr
 
 
+def test_mistakes_in_paths_are_found_before_torch_is_imported(here):
+    code = (
+        "import sys\nfrom tvcodec.cli import main\n"
+        "base, lost = '--base-model', 'lost.safetensors'\n"
+        "for words in (['encode', lost, 'cars=cars.safetensors', '-o', 'new.tvq'],"
+        " ['encode', 'base.safetensors', f'cars={lost}', '-o', 'new.tvq'],"
+        " ['encode', 'base.safetensors', 'cars=cars.safetensors', '-o', f'{lost}/new.tvq'],"
+        " ['encode', 'base.safetensors', 'cars=cars.safetensors', '-o', lost],"
+        " ['add', 'bank.tvq', lost, 'pets=cars.safetensors'],"
+        " ['decode', 'bank.tvq', 'cars', base, lost, '-o', 'new'],"
+        " ['decode', lost, 'cars', base, 'base.safetensors', '-o', 'new'],"
+        " ['merge', 'bank.tvq', lost, base, 'base.safetensors', '-o', 'new'],"
+        " ['verify', 'bank.tvq', base, 'base.safetensors', '--against', f'cars={lost}']):\n"
+        "    try:\n        main(words, prog_name='tvcodec')\n"
+        "    except SystemExit as end:\n        assert end.code == 1, words\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    result = process("-c", code)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: lost.")]
+    assert len(lines) == 9
+
+
 def test_as_a_module(here):
     result = process("-m", "tvcodec", "info", "nowhere.tvq")
     assert (result.returncode, result.stdout) == (1, "")
@@ -915,6 +1023,27 @@ def test_an_interrupt_in_the_middle_of_an_encode(here):
     assert running.returncode == 130
     assert sorted(os.listdir()) == before
     assert Path("new.tvq").read_text() == "precious"
+
+
+@pytest.mark.parametrize("words", [DECODE, (*DECODE[:-1], "new"), MERGE])
+def test_an_interrupt_in_the_middle_of_an_output(here, words):
+    code = (
+        "import os, signal\nfrom tvcodec.cli import main\nfrom tvcodec.model import Model\n"
+        "computed, seen = Model._computed, []\n"
+        "def interrupted(model, name):\n"
+        "    seen.append(name)\n"
+        "    if len(seen) == 3:\n"
+        "        assert any(name.endswith('.tmp') for name in os.listdir()), os.listdir()\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return computed(model, name)\n"
+        "Model._computed = interrupted\n"
+        "main(prog_name='tvcodec')"
+    )
+    before = sorted(os.listdir())
+    result = process("-c", code, *words)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "Error: interrupted, nothing was written\n"
+    assert sorted(os.listdir()) == before
 
 
 @pytest.mark.parametrize("words", [ENCODE, DECODE, (*DECODE[:-1], "new"), MERGE])

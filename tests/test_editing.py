@@ -1,5 +1,8 @@
 """Tasks come and go without being decoded: the file is the one that `encode` makes of the rest."""
 
+import errno
+import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -349,7 +352,8 @@ def test_a_file_that_was_replaced_without_waiting_is_not_overwritten(
     bank: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replaced(*arguments: object) -> bytes:
-        encoded(bank, "bee")  # by force, which waits for nobody
+        encoded(bank.with_name("other.tvq"), "bee")
+        os.replace(bank.with_name("other.tvq"), bank)
         return b""
 
     with monkeypatch.context() as patch:
@@ -381,6 +385,65 @@ def test_an_output_that_is_the_file_itself_waits_for_its_turn(bank: Path) -> Non
     assert Archive(bank).tasks == ("cow",)
     with pytest.raises(TvqError, match="exists already"):
         tvcodec.remove(bank, ["cow"], output=bank)
+
+
+class Released(logging.Handler):
+    """Lets go of a file when somebody says that he is waiting for it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.said, self.seen = path, "", b""
+        self._descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said, self.seen = record.getMessage(), self.path.read_bytes()
+        os.close(self._descriptor)
+
+
+@pytest.mark.parametrize("change", ["remove", "encode"])
+def test_whoever_waits_says_so(change: str, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tvcodec.locking.PATIENCE", 0.05)
+    held, before = Released(bank), bank.read_bytes()
+    logger = logging.getLogger("tvcodec")
+    logger.addHandler(held)
+    try:
+        if change == "remove":
+            tvcodec.remove(bank, ["cow"])
+        else:
+            encoded(bank, "ant")
+    finally:
+        logger.removeHandler(held)
+    assert held.said == f"{bank}: waiting for another process that is changing it"
+    assert held.seen == before
+    assert Archive(bank).tasks == ("ant",)
+
+
+def test_a_waiting_command_says_so_on_stderr(bank: Path) -> None:
+    held = Released(bank)
+    command = [sys.executable, "-m", "tvcodec", "remove", str(bank), "ant"]
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        line = running.stderr.readline()
+        held.emit(logging.makeLogRecord({"msg": line}))
+        rest = running.stderr.read()
+    assert line == f"{bank}: waiting for another process that is changing it\n"
+    assert rest.startswith(f"wrote {bank}: ")
+    assert running.returncode == 0
+
+
+def test_nobody_waits_where_files_cannot_be_locked(
+    bank: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("tvcodec.locking.fcntl.flock", refused)
+    with pytest.raises(TvqError, match="cannot be locked: no locks available"):
+        tvcodec.remove(bank, ["cow"])
+    encoded(bank, "bee")
+    assert Archive(bank).tasks == ("bee",)
 
 
 @pytest.mark.parametrize("output", [None, "other.tvq"])

@@ -276,6 +276,22 @@ def test_ties_by_model_has_one_threshold_per_task(bank):
     assert sum(read) == (whole * len(bank.tasks) if len(found) else 0)
 
 
+def test_ties_by_model_measures_again_what_it_could_not_measure(tmp_path):
+    """No thresholds of some of the tasks are left behind for the next parameter."""
+    path = tmp_path / "bank.tvq"
+    tvcodec.encode(BASE, CASES["three"], path, recipe=EXACT)
+    with tvcodec.open(path) as bank:
+        _, place = next(bank.archive.sections("cow"))
+    damaged = bytearray(path.read_bytes())
+    damaged[place] ^= 1
+    path.write_bytes(damaged)
+    with tvcodec.open(path) as bank:
+        merged = bank.merge(BASE, method="ties")
+        for name in ("wide", "tall", "wide"):
+            with pytest.raises(tvcodec.FormatError, match="task 'cow'"):
+                merged[name]
+
+
 @pytest.mark.parametrize(("threshold", "votes"), [(0.4, 2), (0.6, 1)])
 def test_consensus_is_the_published_one(bank, threshold, votes):
     assert_merged(

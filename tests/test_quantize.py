@@ -122,3 +122,12 @@ def test_scaled_stages_keep_a_scale_that_a_file_can_keep() -> None:
     assert float(np.float32(half.scale)) == half.scale
     assert half.scale == pytest.approx(0.03, 1e-6)
     assert half.codes is made.codes
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_group_of_zeros_stays_zero(half: bool) -> None:
+    values = normal(3, 6, 64, scale=0.01)
+    values[[1, 4]] = 0
+    made = quantize.min_max(values, 3, 64, half).values()
+    assert not made[[1, 4]].any()
+    assert torch.allclose(made, values, atol=0.01)

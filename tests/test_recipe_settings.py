@@ -129,6 +129,23 @@ def test_a_file_is_read_and_overridden(here: Path) -> None:
     assert written("--config", "flat.yaml", "--set", "group=64")["group"] == 64
 
 
+def test_fine_tunes_of_the_command_line_go_with_the_base_model_of_a_file(here: Path) -> None:
+    (here / "recipe.yaml").write_text(LIGHT_FILE)
+    words = ("--config", "recipe.yaml", "-o", "bank.tvq", "--force")
+    for given in (
+        ["three=tunes/one.safetensors"],
+        ["a=tunes/two.safetensors", "b=tunes/one.safetensors"],
+    ):
+        result = run("encode", *given, *words)
+        assert result.exit_code == 0, result.output
+        with tvcodec.open("bank.tvq") as bank:
+            assert list(bank.tasks) == [text.partition("=")[0] for text in given]
+    run("encode", "tunes/one.safetensors", "a=tunes/two.safetensors", *words)
+    with tvcodec.open("bank.tvq") as bank:  # a base model that is given comes before the file's
+        whole = load_file("tunes/one.safetensors")
+        assert set(bank.decode("a", whole)) == set(whole)
+
+
 def test_masks_come_from_the_file_or_the_command_line(here: Path) -> None:
     (here / "recipe.yaml").write_text("method: svd_hybrid\nmask_dir: masks\n")
     encode("--config", "recipe.yaml")

@@ -147,6 +147,13 @@ def test_tsv_c_loses_no_matrix_too_small_for_a_triplet(coded: Coder) -> None:
     assert all(torch.equal(vectors[t]["w"], tunes[t]["w"] - base["w"]) for t in tunes)
 
 
+def test_tsv_c_keeps_a_matrix_whose_triplets_would_be_larger(coded: Coder) -> None:
+    base = {"w": normal(0, 18, 24)}
+    tunes = {"one": {"w": base["w"] + normal(5, 18, 24)}}  # alone, it may have all 18 triplets
+    vectors = coded(base, tunes, TsvC(fp16=False)).task_vectors
+    assert torch.equal(vectors["one"]["w"], tunes["one"]["w"] - base["w"])
+
+
 def test_bitdelta_keeps_signs_and_the_mean_magnitude(coded: Coder) -> None:
     base, tunes = models()
     vectors = coded(base, tunes, BitDelta()).task_vectors

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from tvcodec.decoder import Bank
     from tvcodec.decoder import Bank as open
     from tvcodec.editing import remove
-    from tvcodec.encoder import Summary, encode
+    from tvcodec.encoder import encode
     from tvcodec.model import Model
     from tvcodec.rate import Goal
     from tvcodec.recipes import EXACT, QUALITIES, Recipe
     from tvcodec.salvaging import salvage
+    from tvcodec.summary import Summary
     from tvcodec.tuning import tune
 
 __version__ = "0.1.0"
@@ -33,7 +34,7 @@ _HOMES = {
     "Bank": ("decoder", "Bank"),
     "open": ("decoder", "Bank"),
     "remove": ("editing", "remove"),
-    "Summary": ("encoder", "Summary"),
+    "Summary": ("summary", "Summary"),
     "encode": ("encoder", "encode"),
     "Model": ("model", "Model"),
     "Goal": ("rate", "Goal"),

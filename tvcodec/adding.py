@@ -24,7 +24,7 @@ from tvcodec.container import Writer
 from tvcodec.decoder import Bank
 from tvcodec.durable import scratch_directory
 from tvcodec.editing import edit
-from tvcodec.encoder import Summary, encode
+from tvcodec.encoder import encode
 from tvcodec.errors import BaseModelMismatch, TvqError
 from tvcodec.location import refuse_edit
 from tvcodec.locking import resolved
@@ -32,6 +32,7 @@ from tvcodec.published import RECIPES, Published
 from tvcodec.rate import Goal
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.sketch import Sketch
+from tvcodec.summary import Summary
 from tvcodec.survey import Progress
 
 StrPath = str | os.PathLike[str]
@@ -119,7 +120,10 @@ def _check_names(archive: Archive, names: Iterable[str], replace: bool) -> None:
     for name in names:
         other = there.get(name.casefold(), name)
         if other != name:
-            raise TvqError(f"tasks {other!r} (in {archive.path}) and {name!r} differ only in case")
+            raise TvqError(
+                f"tasks {other!r} (in {archive.path}) and {name!r} differ only in case",
+                hint="choose another name: where files are named so, one would hide the other",
+            )
         if name in archive.tasks and not replace:
             raise TvqError(f"{archive.path}: has a task {name!r}", hint="--replace replaces it")
 
@@ -128,7 +132,8 @@ def _check_alike(archive: Archive, new: Archive) -> None:
     """What was encoded apart has to belong to the file as it is now."""
     if new.root.base_model != archive.root.base_model:
         raise BaseModelMismatch(
-            f"{archive.path}: was replaced meanwhile by a file of another base model"
+            f"{archive.path}: was replaced meanwhile by a file of another base model",
+            hint="tvcodec info shows which one: encode against that, or to another file",
         )
 
 

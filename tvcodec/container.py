@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from tvcodec.durable import FileDraft, StrPath
-from tvcodec.errors import FormatError, UnsupportedError, naming
+from tvcodec.errors import FormatError, TvqError, UnsupportedError, naming
 from tvcodec.location import shown
 from tvcodec.memory import granted
 from tvcodec.source import Source, open_source
@@ -34,6 +34,7 @@ PROLOGUE_SIZE = 64
 TRAILER_SIZE = 72
 INDEX_MAX = 64 << 20
 CHUNK = 1 << 20  # bytes hashed at a time
+WEIGHTS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".safetensors"}
 
 _PROLOGUE = struct.Struct("<8sHHI48s")
 _TRAILER = struct.Struct("<QQQ32sII8s")
@@ -199,15 +200,26 @@ def _looks_like(start: bytes) -> str:
     return "something else"
 
 
+def check_name(path: str) -> None:
+    """TvqError for a name by which other programs would take the file for a model."""
+    suffix = os.path.splitext(path)[1]
+    if suffix.lower() in WEIGHTS:
+        raise TvqError(
+            f"{path}: expected a name that ends in .tvq, got {suffix}",
+            hint="tvcodec decode writes models: this is the file that it reads",
+        )
+
+
 class Writer:
     """Writes a .tvq file that appears at `path` whole, on `close`, or not at all.
 
     A context manager: leaving the block without `close` removes what was written. TvqError if
-    `path` exists and `force` is not set, or is not a regular file.
+    `path` exists and `force` is not set, is not a regular file, or has the name of one of weights.
     """
 
     def __init__(self, path: StrPath, *, force: bool = False) -> None:
         self.path = os.fspath(path)
+        check_name(self.path)
         self._draft = FileDraft(path, force)
         self._open = True
         self._group = hashlib.sha256()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import torch
 
+from tvcodec import html
 from tvcodec.archive import Archive, mirrored
 from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import CheckpointSource, open_checkpoint
+from tvcodec.device import Device, available
 from tvcodec.errors import BaseModelMismatch, TvqError
 from tvcodec.fine_tune import FineTune
 from tvcodec.live_module import overwrite
@@ -48,14 +50,20 @@ class Bank:
         return self.archive.container.root_digest.hex()
 
     def task_vector(
-        self, task: str, base_model: CheckpointSource | None = None, parameters: str | None = None
+        self,
+        task: str,
+        base_model: CheckpointSource | None = None,
+        parameters: str | None = None,
+        *,
+        device: Device = "cpu",
     ) -> Model:
         """The task vector of a fine-tune: float32 tensors for all parameters that changed, or for
-        those among them that `parameters` matches, as for `decode`.
+        those among them that `parameters` matches, as for `decode`; on `device`, as there.
 
         `base_model` is needed for parameters that are stored bit-exact; without it, reading one
         raises TvqError.
         """
+        device = available(device)
         term = self._term(task)
         base = None if base_model is None else self._base(base_model)
         shapes = {
@@ -68,15 +76,27 @@ class Bank:
             lambda name: summed([term], self.archive.numbers[name], base),
             {"tvcodec.task_vector": task},
             inputs=self._inputs(base),
+            device=device,
         )
         return _matching(model, task, parameters)
 
     def decode(
-        self, task: str, base_model: CheckpointSource, parameters: str | None = None
+        self,
+        task: str,
+        base_model: CheckpointSource,
+        parameters: str | None = None,
+        *,
+        device: Device = "cpu",
     ) -> Model:
-        """The fine-tune itself, in its own dtypes. `parameters` is a glob of names that restricts
-        it to a part; TvqError where it matches none. Saved as a directory, it gets the files that
-        the fine-tune had beside its weights, or the base model's where that was no directory."""
+        """The fine-tune itself, in its own dtypes. `parameters`, a name or else a glob of
+        names, restricts it to a part; TvqError where it matches none. Saved as a directory, it gets
+        the files that the fine-tune had beside its weights, or the base model's where that was no
+        directory.
+
+        Tensors are decoded on the CPU and moved to `device` when they are read; TvqError where
+        torch cannot use it. No accelerator was measured.
+        """
+        device = available(device)
         stored, base = self._task(task), self._base(base_model)
         fine_tune = FineTune(stored, self._basis(), base)
         beside = Directory(self.archive, task, base.checkpoint)
@@ -86,6 +106,7 @@ class Bank:
             {"tvcodec.task": task},
             None if beside.known else base.directory,
             self._inputs(base),
+            device,
             beside=beside.write,
             layout=beside.layout,
             notes=beside.notes,
@@ -111,6 +132,7 @@ class Bank:
         seed: int | None = None,
         threshold: float | None = None,
         votes: int | None = None,
+        device: Device = "cpu",
         progress: Callable[[int], None] = lambda values: None,
     ) -> Model:
         """base model + scaling * the merged task vectors, in the base model's dtypes.
@@ -134,7 +156,8 @@ class Bank:
         takes a subset. `scaling` is a number, or one for each task. Tasks in `negate` count with
         the opposite sign. `others` are open files with more tasks of the same base model. With
         `task_vector` the result is what would be added to the base model, in float32; `base_model`
-        may then be None, unless parameters are stored bit-exact. `progress` is told of values of
+        may then be None, unless parameters are stored bit-exact. Tensors come on `device`, as for
+        `decode`. `progress` is told of values of
         each task that are read before the first is merged, which "ties" and "model-stock" over the
         model do.
 
@@ -145,6 +168,7 @@ class Bank:
         task vector's energy; TvqError where it is most of a task, and for an option that the method
         does not take.
         """
+        device = available(device)
         options = {
             "weights": weights,
             "temperature": temperature,
@@ -161,10 +185,13 @@ class Bank:
         base = None if base_model is None else self._base(base_model)
         inputs = self._inputs(base).union(*(other._inputs(None) for other in others))
         if task_vector:
-            return merged_task_vector(held, base, request, progress).made_from(inputs)
+            return merged_task_vector(held, base, request, progress).made_from(inputs).on(device)
         if base is None:
-            raise TvqError("a merge needs the base model, a merged task vector does not")
-        return merged_model(held, base, request, progress).made_from(inputs)
+            raise TvqError(
+                "a merge needs the base model, a merged task vector does not",
+                hint="give base_model, or set task_vector=True",
+            )
+        return merged_model(held, base, request, progress).made_from(inputs).on(device)
 
     def load_into(
         self, model: torch.nn.Module, task: str | None, base_model: CheckpointSource
@@ -197,6 +224,12 @@ class Bank:
 
     def __repr__(self) -> str:
         return f"<tvcodec.Bank {self.archive.path}: {', '.join(self.tasks)}>"
+
+    def _repr_html_(self) -> str:
+        tasks = self.archive.root.tasks
+        rows = [(task.name, f"{task.group.length:,}", f"{task.error:.1%}") for task in tasks]
+        size = self.archive.container.size
+        return html.table(f"{self.archive.path}: {size:,} bytes", ("task", "bytes", "error"), rows)
 
     def _task(self, name: str) -> StoredTask:
         if name not in self._tasks:
@@ -242,10 +275,11 @@ class Bank:
 
 
 def _matching(model: Model, task: str, glob: str | None) -> Model:
-    """The parameters of a task whose names match, TvqError if none does; None matches all."""
+    """The parameter of a task that has this name, or else those whose names match, TvqError if none
+    does; None matches all."""
     if glob is None:
         return model
-    names = [name for name in model if name == glob or fnmatchcase(name, glob)]
+    names = [glob] if glob in model else [name for name in model if fnmatchcase(name, glob)]
     if not names:
         raise TvqError(
             f"no parameter of task {task!r} matches {glob!r}",

@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tvcodec import coding, rate, similarity, threads, workers
 from tvcodec.checkpoint import (
@@ -21,10 +21,8 @@ from tvcodec.checkpoint import (
 from tvcodec.coding import Answer, Plan, Sink, Unit
 from tvcodec.companions import companions
 from tvcodec.container import Writer
-from tvcodec.difference import TaskSurvey
 from tvcodec.errors import TvqError
 from tvcodec.index import (
-    BaseParameter,
     Root,
     TaskRecord,
     pack_root,
@@ -32,39 +30,17 @@ from tvcodec.index import (
     single,
     valid_task_name,
 )
+from tvcodec.locking import only_writer_if_there
 from tvcodec.masks import Masks
 from tvcodec.piece import Pieces
 from tvcodec.published import Published
 from tvcodec.recipes import QUALITIES, Recipe
 from tvcodec.spool import SharedSpool, Spool, Whole, measured, put_whole
 from tvcodec.stored_files import put_blobs
+from tvcodec.summary import Summary, of_task
 from tvcodec.survey import Progress, Survey, survey
 
 _Run = Callable[[Plan, Iterable[Unit], Sink], Iterator[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSummary:
-    """What became of one task: `bytes` in the file with its index; with its share of what tasks
-    share, bits per parameter of the base model, and how many times smaller than the checkpoint as
-    stored; error relative to the norm of the task vector, and notes on what is more than that."""
-
-    name: str
-    bytes: int
-    bits_per_parameter: float
-    times_smaller: float
-    error: float
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What `encode` wrote: the file's size and root digest (hexadecimal), and each task."""
-
-    path: str
-    bytes: int
-    root: str
-    tasks: tuple[TaskSummary, ...]
 
 
 def encode(
@@ -86,9 +62,11 @@ def encode(
     Checkpoints are files, directories or mappings of names to tensors; a fine-tune may be the
     directory of a LoRA adapter. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
-    size or an error. `masks` are truth values by task, for recipes that use them. The bytes depend
-    neither on the order of the tasks nor on `jobs`, the number of threads. What lies beside the
-    weights of a fine-tune that is a directory is kept too, unless `weights_only` is set.
+    size or an error; an error is judged by squared error whatever metric the recipe has.
+    `masks` are truth values by task, for recipes that use them. The bytes depend neither on the
+    order of the tasks nor on `jobs`, the number of threads. What lies beside the weights of a
+    fine-tune that is a directory is kept too, unless `weights_only` is set. A file that another
+    process is changing is replaced, by `force`, when that one is done.
 
     With an `executor` its workers read and code the parameters, `jobs` (64) of them on their way at
     a time, from checkpoints that have to be paths which they can read too. The bytes are the same.
@@ -147,6 +125,8 @@ def encode(
             shared.describe(number, basis)
             progress(found.base_model[number].count * len(tasks))
         recipes = plan.recipe if isinstance(plan.recipe, tuple) else [plan.recipe] * len(spools)
+        if force:
+            stack.enter_context(only_writer_if_there(path))
         return _write(writer, found, recipes, shared, spools)
 
 
@@ -259,37 +239,7 @@ def _write(
     digest = writer.close(pack_root(root))
     share = (writer.offset - sum(record.group.length for record in records)) / len(records)
     tasks = tuple(
-        _summary(found, spool, record.group.length, share)
+        of_task(found, spool.task, spool.error, record.group.length, share)
         for spool, record in zip(spools, records, strict=True)
     )
     return Summary(writer.path, writer.offset, digest.hex(), tasks)
-
-
-def _summary(found: Survey, spool: Spool, size: int, share: float) -> TaskSummary:
-    task = spool.task
-    return TaskSummary(
-        task.name,
-        size,
-        8 * (size + share) / found.values if found.values else 0.0,
-        task.checkpoint.stored_bytes / (size + share),
-        spool.error,
-        (*_changes(task, found.base_model), *task.companions.notes),
-    )
-
-
-def _changes(task: TaskSurvey, base_model: tuple[BaseParameter, ...]) -> Iterator[str]:
-    """One line for each change that is more than a task vector, for people to read."""
-    checkpoint = task.checkpoint
-    for number, count in task.rows.items():
-        yield f"{base_model[number].name}: {count} extra rows"
-    for number in task.reshaped:
-        parameter = base_model[number]
-        found = f"{checkpoint.dtype(parameter.name)} {list(checkpoint.shape(parameter.name))}"
-        before = f"{parameter.dtype} {list(parameter.dims)}"
-        yield f"{parameter.name}: {before} became {found}, kept whole, left out of merges"
-    for number in sorted(set(task.kept) - set(task.reshaped)):
-        yield f"{base_model[number].name}: other values, kept whole, left out of merges"
-    for name in task.added:
-        yield f"{name}: not in the base model, kept whole, left out of merges"
-    for number in task.missing:
-        yield f"{base_model[number].name}: missing from the fine-tune"

@@ -36,7 +36,8 @@ class Masks:
         if dtype not in ("bool", "uint8") or shape != dims:
             raise CheckpointError(
                 f"mask of task {task!r}, {checkpoint.label}: parameter {name!r}: expected truth"
-                f" values {list(dims)}, got {dtype} {list(shape)}"
+                f" values {list(dims)}, got {dtype} {list(shape)}",
+                hint="save masks as bool, in the shapes of the parameters",
             )
         mask = checkpoint.tensor(name).to(torch.bool)
         return mask.reshape(dims[0], -1) if dims else mask.reshape(1, 1)

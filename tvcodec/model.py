@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from tvcodec import html
 from tvcodec.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
     Beside,
@@ -20,11 +22,13 @@ from tvcodec.checkpoint import (
     save_safetensors,
     tensor_bytes,
 )
+from tvcodec.device import Device, available
 from tvcodec.errors import TvqError
 from tvcodec.memory import granted
 from tvcodec.threads import computed, one_thread
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
+CPU = torch.device("cpu")
 Compute = Callable[[str], Tensor]
 
 
@@ -34,7 +38,9 @@ class Model(Mapping[str, Tensor]):
     `metadata` goes into the file that `save` writes; `directory` is where a directory's other files
     (config, tokenizer) are copied from, and `beside` writes what it has of its own; `layout` gives
     the files that the weights were in; `inputs` are the files and directories that the tensors are
-    computed from, which `save` never overwrites. `notes` say what is not as it was.
+    computed from, which `save` never overwrites. `notes` say what is not as it was. Tensors are
+    computed on the CPU, and moved to `device` when they are read; what `save` writes never goes
+    there.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class Model(Mapping[str, Tensor]):
         metadata: Mapping[str, str],
         directory: Path | None = None,
         inputs: Iterable[Path] = (),
+        device: torch.device = CPU,
         *,
         beside: Beside = lambda directory: None,
         layout: Callable[[], Sequence[Layout]] = tuple,
@@ -54,6 +61,7 @@ class Model(Mapping[str, Tensor]):
         self.metadata = dict(metadata)
         self.directory = directory
         self.inputs = frozenset(inputs)
+        self.device = device
         self.notes = tuple(notes)
         self.beside = beside
         self._layout = layout
@@ -62,7 +70,7 @@ class Model(Mapping[str, Tensor]):
         if name not in self._shapes:
             raise KeyError(name)
         with one_thread():
-            return self._computed(name)
+            return self._computed(name).to(self.device)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -75,7 +83,22 @@ class Model(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         values = sum(math.prod(shape) for _, shape in self._shapes.values())
-        return f"<tvcodec.Model of {len(self)} parameters, {values:,} values>"
+        made = f": {self._made()}" if self.metadata else ""
+        return f"<tvcodec.Model of {len(self)} parameters, {values:,} values{made}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, dtype, " x ".join(map(str, shape)) or "scalar")
+            for name, (dtype, shape) in self._shapes.items()
+        ]
+        return html.table(repr(self)[1:-1], ("parameter", "dtype", "shape"), rows)
+
+    def _made(self) -> str:
+        """What it is, from its metadata: 'task cars', 'merge weighted, scaling 1.0, ...'."""
+        return ", ".join(
+            f"{key.removeprefix('tvcodec.').replace('_', ' ')} {text:.80}"
+            for key, text in self.metadata.items()
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without computing it."""
@@ -92,13 +115,20 @@ class Model(Mapping[str, Tensor]):
     def load(self) -> dict[str, Tensor]:
         """All tensors, in memory, computed side by side."""
         sizes = [(name, tensor_bytes(*shape)) for name, shape in self._shapes.items()]
-        return dict(zip(self._shapes, computed(self._computed, sizes), strict=True))
+        tensors = (tensor.to(self.device) for tensor in computed(self._computed, sizes))
+        return dict(zip(self._shapes, tensors, strict=True))
 
     def made_from(self, inputs: Iterable[Path]) -> Model:
         """The same with these inputs."""
         made = copy(self)
         made.inputs = frozenset(inputs)
         return made
+
+    def on(self, device: Device) -> Model:
+        """The same, whose tensors come on that device. TvqError where torch cannot use it."""
+        moved = copy(self)
+        moved.device = available(device)
+        return moved
 
     def subset(self, names: list[str]) -> Model:
         """The same with these parameters only, which no file of weights was made of."""

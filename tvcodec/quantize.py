@@ -112,7 +112,8 @@ def min_max(values: Tensor, bits: int, group: int = 0, half: bool = False) -> Gr
 
     The asymmetric quantiser of Kim et al., "Task Vector Quantization for Memory-Efficient Model
     Merging" (ICCV 2025), code for code. Where that divides by zero, as for a constant, all of the
-    group is the middle of its range. `half` asks for scales and minimums in float16.
+    group is the middle of its range. `half` asks for scales and minimums in float16; then zero
+    moves by what that rounds, but in a group of nothing else.
     """
     most = 2**bits - 1
     flat = values.reshape(-1)

@@ -13,12 +13,13 @@ from tvcodec import curve
 from tvcodec.checkpoint import Checkpoint, fingerprint
 from tvcodec.curve import Curve, Point
 from tvcodec.decoder import Bank
-from tvcodec.encoder import Summary, encode
+from tvcodec.encoder import encode
 from tvcodec.errors import TvqError
 from tvcodec.ledger import Key, Ledger
 from tvcodec.model import Model
 from tvcodec.recipes import EXACT, Recipe
 from tvcodec.search import Spent, smallest
+from tvcodec.summary import Summary
 
 Evaluate = Callable[[Model, str], float]
 FINE_TUNE = "fine-tune"  # `metric` of the point that is told of a fine-tune itself

@@ -17,9 +17,10 @@ from tvcodec.checkpoint import CheckpointSource, open_checkpoint, refuse_inputs
 from tvcodec.container import Writer
 from tvcodec.curve import Curve, Point
 from tvcodec.durable import scratch_directory
-from tvcodec.encoder import Summary, TaskSummary, check_names
+from tvcodec.encoder import check_names
 from tvcodec.ledger import Ledger
 from tvcodec.search import LINES
+from tvcodec.summary import Summary, TaskSummary
 from tvcodec.trials import Aim, Evaluate, Place, Trials, digest
 
 StrPath = str | os.PathLike[str]

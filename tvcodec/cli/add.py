@@ -6,20 +6,20 @@ from typing import Any
 
 import click
 
-from tvcodec.cli import options, printing
-from tvcodec.cli.encode import chosen_recipe, encode, phases, print_summary
+from tvcodec.cli import completion, options, paths, printing
+from tvcodec.cli.encode import chosen_recipe, encode, models, phases, print_summary
 from tvcodec.cli.progress import progress
+from tvcodec.cli.recipe_settings import RecipeFile
 
 
 @click.command(epilog=encode.epilog)
 @options.bank_argument
-@click.argument("base_model", metavar="BASE_MODEL")
+@click.argument("base_model", metavar="BASE_MODEL", required=False, shell_complete=completion.files)
 @click.argument(
     "fine_tunes",
     type=options.NamedCheckpoint(),
     metavar="NAME=FINE_TUNE...",
     nargs=-1,
-    required=True,
 )
 @options.edited_output
 @click.option("--replace", is_flag=True, help="Replace tasks of the same names.")
@@ -27,7 +27,7 @@ from tvcodec.cli.progress import progress
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def add(
     bank: str,
-    base_model: str,
+    base_model: str | None,
     fine_tunes: tuple[tuple[str, str], ...],
     output: str | None,
     replace: bool,
@@ -50,7 +50,8 @@ def add(
       tvcodec add bank.tvq base/ pets=pets/
       tvcodec add bank.tvq base/ cars=better-cars/ --replace --quality high
     """
-    paths = options.by_task(fine_tunes)
+    base_model, tunes = models(base_model, fine_tunes, RecipeFile())
+    paths.check(bank, base_model, *tunes.values(), output=output)
     recipe, goal, said = chosen_recipe(settings)
     if said.places:
         printing.note(f"note: {', '.join(said.places)}: for tvcodec encode, not used here")
@@ -58,11 +59,11 @@ def add(
     from tvcodec.checkpoint import open_checkpoint
 
     base = open_checkpoint(base_model)
-    with progress(*phases(base, len(paths), goal)) as advance:
+    with progress(*phases(base, len(tunes), goal)) as advance:
         summary = adding.add(
             bank,
             base,
-            paths,
+            tunes,
             output=output,
             recipe=recipe,
             goal=goal,

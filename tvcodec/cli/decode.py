@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import click
 
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.progress import progress
 
 
 @click.command()
 @options.bank_argument
-@click.argument("task", metavar="TASK")
+@click.argument("task", metavar="TASK", shell_complete=completion.tasks)
 @options.base_model(required=False)
 @options.model_output
 @click.option(
     "--parameters",
     metavar="GLOB",
-    help="Only the parameters whose names match: 'encoder.layer.0.*'.",
+    help="Only the parameter of that name, or those whose names match: 'encoder.layer.0.*'.",
 )
 @click.option(
     "--task-vector",
@@ -52,6 +52,7 @@ def decode(
     """
     if base_model is None and not task_vector:
         raise click.UsageError("--base-model is missing (only --task-vector goes without)")
+    paths.check(bank, base_model, output=output)
     from tvcodec.decoder import Bank
 
     with Bank(bank, expected_root=expect_root) as opened:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvcodec.cli import options, printing, recipe_settings
+from tvcodec.cli import completion, options, paths, printing, recipe_settings
 from tvcodec.cli.progress import progress
 from tvcodec.cli.recipe_settings import AUTO, QUALITIES, RecipeFile
+from tvcodec.container import check_name
 
 if TYPE_CHECKING:
     from tvcodec.checkpoint import Checkpoint
-    from tvcodec.encoder import Summary
     from tvcodec.published import Published
     from tvcodec.rate import Goal
     from tvcodec.recipes import Recipe
+    from tvcodec.summary import Summary
 
 _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 
@@ -28,14 +29,21 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
     epilog="Of --quality, --step, --bits, --size, --max-error and --exact at most one may be given."
     " All of them count for each task on its own. Settings of other recipes: see --recipe.",
 )
-@click.argument("base_model", metavar="BASE_MODEL", required=False)
+@click.argument("base_model", metavar="BASE_MODEL", required=False, shell_complete=completion.files)
 @click.argument(
     "fine_tunes",
     type=options.NamedCheckpoint(),
     metavar="NAME=FINE_TUNE...",
     nargs=-1,
 )
-@click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="BANK.tvq",
+    shell_complete=completion.files,
+    help="The file to write.",
+)
 @click.option(
     "--quality",
     type=AUTO["quality"],
@@ -57,7 +65,7 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 @click.option(
     "--max-error",
     type=AUTO["max_error"],
-    help="Error relative to the norm of the task vector, at most: 0.5.",
+    help="Error relative to the norm of the task vector, at most: 0.5. Judged by squared error.",
 )
 @click.option("--exact", is_flag=True, help="Restore every bit of every weight.")
 @click.option(
@@ -75,11 +83,15 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 @options.recipe
 @options.svd_hybrid
 @click.option(
-    "--masks", metavar="DIR", help="Masks TASK.safetensors, for svd-hybrid, tall, consensus."
+    "--masks",
+    metavar="DIR",
+    shell_complete=completion.files,
+    help="Masks TASK.safetensors, for svd-hybrid, tall, consensus.",
 )
 @click.option(
     "--config",
     metavar="FILE.yaml",
+    shell_complete=completion.files,
     help="Settings, and with base_model_path, checkpoint_dir and tasks also the models.",
 )
 @click.option(
@@ -129,9 +141,12 @@ def encode(
       tvcodec encode base/ cars=cars/ --max-error 0.3 -o bank.tvq
       tvcodec encode base/ cars=cars/ --recipe tvq --bits 3 -o bank.tvq
     """
+    given_base = None if base_model and options.NamedCheckpoint.is_one(base_model) else base_model
+    paths.check(given_base, *(path for _, path in fine_tunes), output=output)
+    check_name(output)
     chosen, goal, said = chosen_recipe(settings)
-    base_model, paths = _models(base_model, fine_tunes, said)
-    given = _masks(masks or said.places.get("mask_dir"), paths)
+    base_model, tunes = models(base_model, fine_tunes, said)
+    given = _masks(masks or said.places.get("mask_dir"), tunes)
     if given and not chosen.uses_masks:
         raise click.UsageError(f"recipe {chosen.name!r} has no use for masks")
     from tvcodec import encoder
@@ -145,10 +160,10 @@ def encode(
 
             executor, suits = stack.enter_context(connected(cluster))
             jobs = jobs or suits
-        advance = stack.enter_context(progress(*phases(base, len(paths), goal)))
+        advance = stack.enter_context(progress(*phases(base, len(tunes), goal)))
         summary = encoder.encode(
             base,
-            paths,
+            tunes,
             output,
             recipe=chosen,
             goal=goal,
@@ -189,18 +204,22 @@ def chosen_recipe(
     return *recipe_settings.make(recipe or said.recipe, {**said.settings, **own}), said
 
 
-def _models(
-    base_model: str | None, fine_tunes: tuple[tuple[str, str], ...], said: RecipeFile
+def models(
+    first: str | None, fine_tunes: tuple[tuple[str, str], ...], said: RecipeFile
 ) -> tuple[str, dict[str, str]]:
-    """The base model and the fine-tune of each task, as given or as the file says."""
+    """The base model and the fine-tune of each task, as given or as the file says; `first` may be
+    either."""
+    base_model, named = first, options.NamedCheckpoint()
+    if first and named.is_one(first):
+        base_model, fine_tunes = None, (named.convert(first, None, None), *fine_tunes)
     base_model = base_model or said.places.get("base_model_path")
     if not base_model:
-        raise click.UsageError("Missing argument 'BASE_MODEL'.")
+        found = f": {first!a} is NAME=FINE_TUNE" if first else ""
+        raise click.UsageError(f"Missing argument 'BASE_MODEL'{found}.")
     directory, tasks = said.places.get("checkpoint_dir"), said.places.get("tasks")
     if not fine_tunes and directory and tasks:
-        named = options.NamedCheckpoint()
-        found = [f"{task}={recipe_settings.of_task(directory, task)}" for task in tasks]
-        fine_tunes = tuple(named.convert(text, None, None) for text in found)
+        pairs = [f"{task}={recipe_settings.of_task(directory, task)}" for task in tasks]
+        fine_tunes = tuple(named.convert(text, None, None) for text in pairs)
     if not fine_tunes:
         raise click.UsageError("Missing argument 'NAME=FINE_TUNE...'.")
     return base_model, options.by_task(fine_tunes)

@@ -13,7 +13,7 @@ import click
 
 from tvcodec import curve
 from tvcodec.archive import Archive
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.diagnostics import diagnostics as diagnosed
 from tvcodec.cli.parameters import parameter_rows, parameters_text
 
@@ -26,7 +26,12 @@ RECIPE_ROOM = 80 - 38  # columns, the other columns taken off
 @click.command()
 @options.bank_argument
 @click.option("--parameters", is_flag=True, help="The table of parameters instead, task by task.")
-@click.option("--task", metavar="TASK", help="With --parameters: of this task only.")
+@click.option(
+    "--task",
+    metavar="TASK",
+    shell_complete=completion.tasks,
+    help="With --parameters: of this task only.",
+)
 @click.option(
     "--diagnostics",
     is_flag=True,
@@ -51,7 +56,7 @@ def info(
 ) -> None:
     """Show tasks, sizes, errors and similarities; no model is needed, nothing is decoded.
 
-    Bits per parameter count all bytes of a task and its share of what tasks share. Errors are
+    Bits per parameter count all bytes of a task and its share of what is common to all. Errors are
     relative to the norm of the task vector. An error above 100 % is not a fault: rotated coding
     trades it for noise that a network averages out; see gain (1 is best) and noise of each
     parameter with --parameters.
@@ -68,7 +73,7 @@ def info(
     archive = click.get_current_context().with_resource(opened)
     chosen = (task,) if task is not None else archive.tasks
     if diagnostics:
-        printing.print_json(diagnosed(archive))
+        printing.print_json(diagnosed(archive), indent=2)
     elif as_json:
         value = _describe(archive, kinds)
         if parameters:
@@ -129,7 +134,7 @@ def _text(value: dict[str, Any]) -> str:
         f"base model  {base['parameters']:,} parameters, {base['values']:,} values\n"
         f"  sha256    {base['sha256']}\n"
         f"root        {value['root']}",
-        _tasks(value["tasks"]),
+        _tasks(value),
         *_whole_recipe(value["tasks"]),
         *_tuned(value["tasks"]),
         _kinds(value),
@@ -138,7 +143,9 @@ def _text(value: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _tasks(tasks: list[dict[str, Any]]) -> str:
+def _tasks(value: dict[str, Any]) -> str:
+    """A line for each task, and one for what belongs to no task alone: sizes add up to the file."""
+    tasks = value["tasks"]
     room = RECIPE_ROOM - max((len(task["task"]) for task in tasks), default=0)
     rows = [
         (
@@ -150,6 +157,8 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
         )
         for task in tasks
     ]
+    common = value["bytes"] - sum(task["bytes"] for task in tasks)
+    rows.append(("(common)", "", printing.amount(common), "", ""))
     return printing.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
 
 
@@ -203,7 +212,7 @@ def _similarity(tasks: list[str], value: dict[str, Any]) -> Iterator[str]:
         yield table + estimated
         return
     rows = [(f"{cosine:.2f}", tasks[n], tasks[m]) for cosine, n, m in _closest(cosines)]
-    table = printing.table(("similarity", "task", "task"), rows, left=(1, 2))
+    table = printing.table(("similarity", "task", "task"), rows, left=(1, 2), narrow=(1, 2))
     yield f"{table}\n(the {len(rows)} most similar pairs; --json has all){estimated}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
 from tvcodec.merge import methods, weights
@@ -33,7 +33,9 @@ class _Recorded(click.Command):
 
 
 @click.command(cls=_Recorded)
-@click.argument("banks", metavar="BANK.tvq...", nargs=-1, required=True)
+@click.argument(
+    "banks", metavar="BANK.tvq...", nargs=-1, required=True, shell_complete=completion.files
+)
 @options.base_model(required=False)
 @options.model_output
 @click.option(
@@ -46,6 +48,7 @@ class _Recorded(click.Command):
 @_of_method(
     "--weights",
     metavar="WEIGHTS",
+    shell_complete=completion.files,
     help="Of weighted and dare: uniform (1/N each, the default); cars=0.4,dtd=-0.6; cluster:K (K"
     " clusters of similar tasks, by estimated inner products, share alike); or a JSON file {task:"
     " accuracy in 0..1}, from which come softmax(accuracy / temperature).",
@@ -55,7 +58,9 @@ class _Recorded(click.Command):
     type=options.Number(above=0),
     help="Of weights from a file of accuracies: small favours the best task; 5 if not given.",
 )
-@click.option("--tasks", metavar="A,B", help="Merge these only.")
+@click.option(
+    "--tasks", metavar="A,B", shell_complete=completion.listed_tasks, help="Merge these only."
+)
 @click.option(
     "--scaling",
     type=options.Scaling(),
@@ -63,7 +68,13 @@ class _Recorded(click.Command):
     show_default=True,
     help="Multiplies the merged task vector; cars=0.5,dtd=1.2 multiplies each task's before.",
 )
-@click.option("--negate", metavar="TASK", multiple=True, help="Forget TASK; may be repeated.")
+@click.option(
+    "--negate",
+    metavar="TASK",
+    multiple=True,
+    shell_complete=completion.tasks,
+    help="Forget TASK; may be repeated.",
+)
 @_of_method(
     "--exclude",
     metavar="NAME",
@@ -153,6 +164,7 @@ def merge(
         raise click.UsageError("--expect-root pins one file: merge from one, or leave it out")
     settings["exclude"] = settings["exclude"] or None
     _check(method, settings)
+    paths.check(*banks, base_model, output=output)
     from tvcodec.decoder import Bank
 
     with ExitStack() as stack:
@@ -161,10 +173,10 @@ def merge(
         )
         chosen = [name.strip() for name in tasks.split(",")] if tasks is not None else None
         values = sum(parameter.count for parameter in first.archive.root.base_model)
+        there = set(chosen or [task for bank in (first, *others) for task in bank.tasks])
         phases = [("merging", values)]
         if methods.settings(method, settings).get("scope") == methods.MODEL:
-            held = sum(len(bank.tasks) for bank in (first, *others))
-            phases.insert(0, ("measuring", values * (len(set(chosen)) if chosen else held)))
+            phases.insert(0, ("measuring", values * len(there)))
         advance = stack.enter_context(progress(*phases))
         model = first.merge(
             base_model,
@@ -180,6 +192,8 @@ def merge(
         if not task_vector:
             model.metadata[COMMAND] = json.dumps(click.get_current_context().meta[COMMAND])
         model.save(output, max_shard_size=max_shard_size, force=force, jobs=jobs, progress=advance)
+    if left_out := sorted(there - set(json.loads(model.metadata["tvcodec.tasks"]))):
+        printing.note(f"note: not in --weights, left out: {', '.join(left_out)}")
     _report(output, model.metadata, as_json)
 
 

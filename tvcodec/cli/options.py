@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from tvcodec.cli import completion
 from tvcodec.errors import TvqError
 from tvcodec.index import valid_task_name
 from tvcodec.merge import weights
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -82,6 +86,17 @@ class Bytes(_ParamType):
         return size
 
 
+class Digest(_ParamType):
+    """A SHA-256, hexadecimal."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if _DIGEST.fullmatch(value) is None:
+            self.fail(f"expected 64 hexadecimal digits, got {value[:80]!a}", param, ctx)
+        return value
+
+
 class NamedCheckpoint(_ParamType):
     """NAME=FINE_TUNE: (name of the task, path of its checkpoint)."""
 
@@ -101,6 +116,17 @@ class NamedCheckpoint(_ParamType):
                 ctx,
             )
         return name, path
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return completion.files(ctx, param, incomplete)
+
+    @staticmethod
+    def is_one(text: str) -> bool:
+        """Whether `text` looks like one, rather than like a path that has a = in it."""
+        name, equals, path = text.partition("=")
+        return bool(equals and path) and valid_task_name(name) and not os.path.exists(text)
 
 
 def by_task(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -125,9 +151,14 @@ def recipe(command: Command) -> Command:
     return click.option(
         "--recipe",
         metavar="NAME",
+        shell_complete=_recipes,
         help=f"auto [default], exact, or a published system: {', '.join(PUBLISHED)}. Their settings"
         " go into --set; an unknown one brings up the list.",
     )(command)
+
+
+def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in ("auto", "exact", *PUBLISHED) if name.startswith(incomplete)]
 
 
 def svd_hybrid(command: Command) -> Command:
@@ -191,23 +222,29 @@ _SVD_HYBRID = (
     ),
 )
 
-bank_argument = click.argument("bank", metavar="BANK.tvq")
+bank_argument = click.argument("bank", metavar="BANK.tvq", shell_complete=completion.files)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 force = click.option("--force", is_flag=True, help="Overwrite what is there.")
 expect_root = click.option(
     "--expect-root",
+    type=Digest(),
     metavar="HEX",
     help="Fail unless this is the file's root digest; then all that is read is checked by SHA-256.",
 )
 jobs = click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
 edited_output = click.option(
-    "-o", "--output", metavar="NEW.tvq", help="Write this file instead of replacing BANK.tvq."
+    "-o",
+    "--output",
+    metavar="NEW.tvq",
+    shell_complete=completion.files,
+    help="Write this file instead of replacing BANK.tvq.",
 )
 model_output = click.option(
     "-o",
     "--output",
     required=True,
     metavar="OUT",
+    shell_complete=completion.files,
     help="A .safetensors file, or else a directory that gets config and tokenizer files too.",
 )
 max_shard_size = click.option(
@@ -224,5 +261,6 @@ def base_model(required: bool) -> Callable[[Command], Command]:
         "--base-model",
         metavar="BASE_MODEL",
         required=required,
+        shell_complete=completion.files,
         help="The checkpoint that the file was encoded against; checked by content.",
     )

@@ -134,7 +134,10 @@ def _loaded(path: str, overrides: Sequence[str]) -> dict[str, Any]:
         hint = "a key comes once: `method` is a name, or settings among which is `name`"
         raise TvqError(f"{path}: expected YAML, got {first:.200}", hint=hint) from None
     if not isinstance(values, dict):
-        raise TvqError(f"{path}: expected keys and values, got a {type(values).__name__}")
+        raise TvqError(
+            f"{path}: expected keys and values, got a {type(values).__name__}",
+            hint="write `recipe: NAME`, and its settings below as `key: value`",
+        )
     return {str(key): value for key, value in values.items()}
 
 

@@ -7,12 +7,14 @@ import dataclasses
 import click
 
 from tvcodec import editing
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 
 
 @click.command()
 @options.bank_argument
-@click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
+@click.argument(
+    "tasks", metavar="TASK...", nargs=-1, required=True, shell_complete=completion.tasks
+)
 @options.edited_output
 @options.expect_root
 @click.option("--force", is_flag=True, help="Overwrite the output.")

@@ -7,14 +7,21 @@ import dataclasses
 import click
 
 from tvcodec import salvaging
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 
 SOME_LOST = 3
 
 
 @click.command()
-@click.argument("damaged", metavar="DAMAGED.tvq")
-@click.option("-o", "--output", required=True, metavar="NEW.tvq", help="The file to write.")
+@click.argument("damaged", metavar="DAMAGED.tvq", shell_complete=completion.files)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="NEW.tvq",
+    shell_complete=completion.files,
+    help="The file to write.",
+)
 @options.force
 @options.as_json
 def salvage(damaged: str, output: str, force: bool, as_json: bool) -> None:

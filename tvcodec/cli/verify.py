@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.archive import Archive
-from tvcodec.cli import options, printing
+from tvcodec.cli import options, paths, printing
 from tvcodec.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ def verify(
       tvcodec verify bank.tvq
       tvcodec verify bank.tvq --base-model base/ --against cars=cars/
     """
-    paths = options.by_task(originals)
-    if bool(paths) != (base_model is not None):
+    tunes = options.by_task(originals)
+    if bool(tunes) != (base_model is not None):
         raise click.UsageError("--base-model and --against go together")
+    paths.check(bank, base_model, *tunes.values())
     opened = closing(Archive(bank, expected_root=expect_root))
     archive = click.get_current_context().with_resource(opened)
-    for task in paths:
+    for task in tunes:
         archive.record(task)
     archive.verify()
     from tvcodec.content import content_digest
@@ -60,7 +61,7 @@ def verify(
     stored = sum(archive.group(group).sections_length for group in archive.groups)
     with progress(("reading", stored), unit=" bytes") as advance:
         content = content_digest(archive, advance).hex()
-    results = _remeasure(bank, archive, base_model, paths) if base_model is not None else []
+    results = _remeasure(bank, archive, base_model, tunes) if base_model is not None else []
     if as_json:
         printing.print_json(
             {
@@ -82,7 +83,7 @@ def verify(
 
 
 def _remeasure(
-    bank: str, archive: Archive, base_model: str, paths: Mapping[str, str]
+    bank: str, archive: Archive, base_model: str, tunes: Mapping[str, str]
 ) -> list[Remeasured]:
     from tvcodec.decoder import Bank
     from tvcodec.remeasure import remeasure
@@ -91,9 +92,9 @@ def _remeasure(
     root = archive.container.root_digest.hex()  # whoever changes the file meanwhile is noticed
     with (
         Bank(bank, expected_root=root) as opened,
-        progress(("measuring", values * len(paths))) as go,
+        progress(("measuring", values * len(tunes))) as go,
     ):
-        return [remeasure(opened, base_model, task, path, go) for task, path in paths.items()]
+        return [remeasure(opened, base_model, task, path, go) for task, path in tunes.items()]
 
 
 def _table(results: list[Remeasured]) -> str:

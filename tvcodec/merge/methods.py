@@ -61,7 +61,10 @@ def _check(chosen: Mapping[str, Any]) -> None:
     if chosen.get("votes", 0) < 0:
         raise TvqError(f"expected votes from 0, got {chosen['votes']}")
     if isinstance(chosen.get("exclude"), str):
-        raise TvqError(f"exclude: expected names or globs in a list, got {chosen['exclude']!r:.40}")
+        raise TvqError(
+            f"exclude: expected names or globs in a list, got {chosen['exclude']!r:.40}",
+            hint=f"write [{chosen['exclude']!r:.40}]",
+        )
     if not 0 < chosen.get("density", 1) <= 1:
         raise TvqError(f"expected a density above 0 and up to 1, got {chosen['density']}")
     if not 0 <= chosen.get("rate", 0) < 1:

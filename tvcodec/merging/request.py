@@ -88,7 +88,9 @@ def _chosen(tasks: Sequence[str] | None, held: Mapping[str, Term]) -> list[str]:
         return sorted(held)
     _refuse_text("tasks", tasks)
     if not tasks:
-        raise TvqError("expected at least one task to merge, got none")
+        raise TvqError(
+            "expected at least one task to merge, got none", hint="None stands for all tasks"
+        )
     for task in tasks:
         if task not in held:
             files = ", ".join(dict.fromkeys(term.task.archive.path for term in held.values()))
@@ -108,11 +110,17 @@ def _weights(
             given, names, lambda tasks: gram([held[task] for task in tasks]), temperature
         )
     elif temperature is not None:
-        raise TvqError("a temperature has no effect with weights that are numbers")
+        raise TvqError(
+            "a temperature has no effect with weights that are numbers",
+            hint="leave it out, or give the path of a file of accuracies",
+        )
     else:
         found = merge_weights.checked(given, names)
     if not found:
-        raise TvqError("expected a weight for at least one task, got none")
+        raise TvqError(
+            "expected a weight for at least one task, got none",
+            hint='"uniform" stands for 1/N each',
+        )
     return dict(sorted(found.items()))
 
 
@@ -136,7 +144,9 @@ def _scaling(
 def _refuse_text(what: str, names: Sequence[str]) -> None:
     """TvqError for a text where a list is expected, each letter of which would count as a name."""
     if isinstance(names, str):
-        raise TvqError(f"{what}: expected a list of names, got {names!r:.40}")
+        raise TvqError(
+            f"{what}: expected a list of names, got {names!r:.40}", hint=f"write [{names!r:.40}]"
+        )
 
 
 def _negated(tasks: Sequence[str], names: Sequence[str]) -> set[str]:

@@ -1,0 +1,57 @@
+"""What a shell offers behind Tab: files, and the tasks of the .tvq files that were named before.
+
+What goes wrong meanwhile is no business of somebody who is still typing: then nothing is offered.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+
+import click
+from click.shell_completion import CompletionItem
+
+from tvcodec.archive import Archive
+from tvcodec.errors import TvqError
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Whatever the shell itself finds on the disk."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def tasks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Tasks that were not named yet."""
+    given = ctx.params.get(param.name or "")
+    named = {given} if isinstance(given, str) else {*(given or ())}
+    return [
+        CompletionItem(task)
+        for task in _known(ctx)
+        if task.startswith(incomplete) and task not in named
+    ]
+
+
+def listed_tasks(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """One more task behind those before the last comma."""
+    before, comma, last = incomplete.rpartition(",")
+    named = before.split(",")
+    return [
+        CompletionItem(before + comma + task)
+        for task in _known(ctx)
+        if task.startswith(last) and task not in named
+    ]
+
+
+def _known(ctx: click.Context) -> list[str]:
+    bank, banks = ctx.params.get("bank"), ctx.params.get("banks")
+    paths = [bank] if bank else banks or ctx.args  # unread behind an unfinished option
+    known: dict[str, None] = {}
+    for path in paths:
+        try:
+            with closing(Archive(os.path.expanduser(path))) as archive:
+                known.update(dict.fromkeys(archive.tasks))
+        except (TvqError, OSError):
+            continue
+    return list(known)

@@ -1,0 +1,16 @@
+"""Mistakes in paths, found before what takes long to import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def check(*inputs: str | None, output: str | None = None) -> None:
+    """OSError for the first input that is not there, or where there is no directory for `output`.
+    An address on a network is left to whoever reads it."""
+    for path in inputs:
+        if path is not None and "://" not in path:
+            os.stat(path)
+    if output is not None and not Path(output).parent.is_dir():
+        raise FileNotFoundError(2, "no such directory", str(Path(output).parent))
