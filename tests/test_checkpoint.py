@@ -490,14 +490,16 @@ def test_code_in_a_pickle_never_runs(
 
 
 def test_nothing_else_unpickles() -> None:
-    """One torch.load in the whole package, with weights_only=True spelled out, and no pickle."""
+    """One torch.load in the whole package, with weights_only=True spelled out, and no pickle but
+    between the processes of an executor that the caller brings."""
     package = Path(torch_file.__file__).parents[1]
     loads = []
     for file in package.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", "")]
-                assert not {"pickle", "dill", "joblib", "marshal"} & set(names), file
+                assert not {"dill", "joblib", "marshal"} & set(names), file
+                assert "pickle" not in names or file.name == "workers.py", file
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
                 loads.append(file.name)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":

@@ -161,3 +161,21 @@ def test_factors_of_floats() -> None:
     assert isinstance(loaded, Factors)
     expected = left.double() @ torch.diag(torch.tensor([2.0, -1.0]).double()) @ right.double().T
     torch.testing.assert_close(loaded.values().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_of_long_sides_the_strongest_triplets_are_found_without_the_rest() -> None:
+    side, kept = 1600, 40
+    directions = torch.linalg.qr(normal(5, side, side))[0]
+    sigma = torch.arange(1, side + 1) ** -0.4
+    matrix = (directions * sigma) @ torch.linalg.qr(normal(6, side, side))[0].T
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        known = torch.linalg.eigh
+        patch.setattr(torch.linalg, "eigh", lambda gram: calls.append(len(gram)) or known(gram))
+        found = spectrum(matrix, float(sigma[kept]) * 1.0001)
+    assert calls
+    assert max(calls) < side / 3
+    assert len(found.sigma) == kept
+    torch.testing.assert_close(found.sigma, sigma[:kept], rtol=2e-3, atol=0)
+    captured = float((matrix @ found.vectors).square().sum())
+    assert captured > 0.999 * float(sigma[:kept].square().sum())

@@ -31,7 +31,6 @@ RUNS_LOG2 = range(3, 11)
 LEAST_BITS = 8  # of anything
 RECORD = 24  # bytes that one more part takes in an index
 PRUNING = (1.5, 4.0, 60.0)  # from "any gain" to "stands out of noise"
-SPECTRUM_SIDE = 8192  # no eigenproblem above this
 COARSEST_STEP = 4.0  # of codes in the rotated frame; beyond, the largest of a run is better
 
 
@@ -196,7 +195,7 @@ class _Judge:
 def _candidates(matrix: Tensor, judge: _Judge, target: Target, seed: int) -> Iterator[_Candidate]:
     steps = [judge.step, target.factor_step or judge.step]
     known = None
-    if 1 < min(matrix.shape) <= SPECTRUM_SIDE:
+    if min(matrix.shape) > 1:
         rows, columns = matrix.shape
         floor = lowrank.component_floor((rows, columns), min(steps), min(PRUNING))
         known = lowrank.spectrum(matrix, floor)

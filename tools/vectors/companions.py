@@ -161,6 +161,9 @@ def _blobs() -> Iterator[Broken]:
     lost.tasks["two"] = Group(files=_kept("a"))
     yield "blobs_lost", 66, "a file that is not there", lost.build()
     yield "blobs_no_group", 66, "files, and no group that has them", _draft(_kept("a")).build()
+    gap = _draft(_kept("a"))
+    gap.companions = _Gapped([CONFIG])
+    yield "gap_in_companions", 15, "8 bytes between companion files and their index", gap.build()
     large = bytes(1 << 26)
     bomb = _draft(_kept(*"abcde", content=large), large)
     bomb.companions = Blobs([large], stored=_frames)
@@ -173,6 +176,16 @@ def _blobs() -> Iterator[Broken]:
     cut = _draft(_kept("a", content=ZEROS), ZEROS)
     cut.companions = Blobs([ZEROS], stored=lambda content: frame(content)[:-1])
     yield "zstd_of_file_cut", 55, "a file in a frame without its end", cut.build()
+
+
+class _Gapped(Blobs):
+    """With 8 bytes behind its sections that belong to none."""
+
+    def sections(self) -> list[bytes]:
+        return [*super().sections(), bytes(8)]
+
+    def index(self, digest: bytes) -> dict[str, Any]:
+        return Blobs(self.contents).index(digest)
 
 
 def _grown(record: list[Any]) -> list[Any]:

@@ -12,5 +12,8 @@ def check(*inputs: str | None, output: str | None = None) -> None:
     for path in inputs:
         if path is not None and "://" not in path:
             os.stat(path)
-    if output is not None and not Path(output).parent.is_dir():
+    if output is None or "://" in output or Path(output).parent.is_dir():
+        return
+    there = [Path(path).resolve() for path in inputs if path is not None]
+    if not any(Path(output).resolve().is_relative_to(path) for path in there):  # said better later
         raise FileNotFoundError(2, "no such directory", str(Path(output).parent))
