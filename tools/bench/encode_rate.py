@@ -28,8 +28,6 @@ import torch
 import tvcodec
 from tvcodec import lowrank
 
-SMALLER = models.Shape(width=384, layers=12, patch=16, image=224, heads=6)
-SHAPES = {"22m": SMALLER, "85m": models.VIT_B_32}
 QUALITIES = ("small", "balanced", "high")
 VALUES, TASKS, PARAMETERS = 70e9, 100, 723  # of Llama 3 70B
 LARGEST, SIDE, STORED = 128256 * 8192, 8192, 2  # values and shorter side, bytes of a value
@@ -52,7 +50,7 @@ class Timed(Executor):
 
 
 def measured(folder: Path, tasks: int, quality: str) -> dict[str, Any]:
-    counts = [math.prod(shape) for _, shape in SHAPES[folder.name].parameters()]
+    counts = [math.prod(shape) for _, shape in models.SHAPES[folder.name].parameters()]
     values, timed = sum(counts), Timed()
     tunes = {f"task{n}": folder / "tasks" / f"task{n}" for n in range(tasks)}
     recipe, out = tvcodec.QUALITIES[quality], folder / f"{quality}.tvq"
@@ -120,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--text4", type=Path)
-    parser.add_argument("--only", choices=SHAPES)
+    parser.add_argument("--only", choices=models.SHAPES)
     parser.add_argument("--tasks", type=int, default=2)
     parser.add_argument("--scale-up", type=Path, metavar="RATES.json")
     parser.add_argument("--one", choices=QUALITIES, help=argparse.SUPPRESS)
@@ -134,11 +132,11 @@ def main() -> None:
     elif options.one:
         print(json.dumps(measured(options.folder, options.tasks, options.one)))
     else:
-        for name in [options.only] if options.only else SHAPES:
+        for name in [options.only] if options.only else ("22m", "85m"):
             place = options.folder / name
             if not models.whole(place, options.tasks):
                 sizes = models.sizes_of(corpora.load("text4", options.text4))
-                models.make(place, SHAPES[name], sizes, options.tasks)
+                models.make(place, models.SHAPES[name], sizes, options.tasks)
             for quality in QUALITIES:
                 words = ["--one", quality, "--tasks", str(options.tasks)]
                 done = subprocess.check_output([sys.executable, __file__, str(place), *words])

@@ -1,6 +1,6 @@
 """Models for benchmarks: the shapes of a vision transformer, spectra of real fine-tunes.
 
-usage: models.py DIR --text4 DIR [--tasks N]
+usage: models.py DIR --text4 DIR [--tasks N] [--shape 22m|85m|1b]
 
 Writes DIR/base/ and DIR/tasks/NAME/ as directories that transformers and mergekit load: the CLIP
 image encoder of ViT-B/32, 87 million parameters. Values are made up but for their sizes: a task
@@ -84,6 +84,11 @@ class Shape:
 
 
 VIT_B_32 = Shape(width=768, layers=12, patch=32, image=224, heads=12)
+SHAPES = {  # by millions of parameters
+    "22m": Shape(width=384, layers=12, patch=16, image=224, heads=6),
+    "85m": VIT_B_32,
+    "1b": Shape(width=2048, layers=20, patch=32, image=224, heads=16),
+}
 TOY = Shape(width=24, layers=2, patch=4, image=8, heads=2)
 
 
@@ -216,10 +221,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--text4", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--shape", choices=SHAPES, default="85m")
     options = parser.parse_args()
     if not whole(options.folder, options.tasks):
         sizes = sizes_of(corpora.load("text4", options.text4))
-        make(options.folder, VIT_B_32, sizes, options.tasks)
+        make(options.folder, SHAPES[options.shape], sizes, options.tasks)
 
 
 if __name__ == "__main__":
