@@ -15,6 +15,7 @@ streams, per value and task, of a few matrices.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,14 +46,20 @@ def main() -> None:
     parser.add_argument("--mixtures", type=int, nargs="*", default=[16])
     parser.add_argument("--step", type=float, default=1.0)
     parser.add_argument("--sides", action="store_true")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    rows: list[tuple[object, ...]] = []
     if options.sides:
-        sides(options.vit8)
-        return
-    print("tasks, bits and error alone, bits and error shared, vectors, of how many parameters")
-    for name, base, tunes in families(options):
-        row = measured(name, base, tunes, options.step)
+        print("tasks, step, error, bits separate, bits with shared sides, ranks")
+        found = sides(options.vit8)
+    else:
+        print("tasks, bits and error alone, bits and error shared, vectors, of how many parameters")
+        found = (measured(*family, options.step) for family in families(options))
+    for row in found:
+        rows.append(row)
         print(tabulate([row], tablefmt="plain", floatfmt=".3f"), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def families(options: argparse.Namespace) -> Iterator[tuple[str, State, Mapping[str, State]]]:
@@ -165,10 +172,9 @@ def measured(name: str, base: State, tunes: Mapping[str, State], step: float) ->
     return (*cells, vectors.total(), len(vectors))
 
 
-def sides(vit8: Path | None) -> None:
-    """Prints, for each family and two steps, error and bits of separate coding and of shared sides,
-    and the ranks of the bases that cost least."""
-    print("tasks, step, error, bits separate, bits with shared sides, ranks")
+def sides(vit8: Path | None) -> Iterator[tuple[object, ...]]:
+    """For each family and two steps, error and bits of separate coding and of shared sides, and the
+    ranks of the bases that cost least."""
     for count in (16, 64):
         for name, matrices in sided(vit8, count):
             for step in (1.0, 2.0):
@@ -176,10 +182,7 @@ def sides(vit8: Path | None) -> None:
                 found = [against(stack, step) for stack in stacks]
                 error, alone, shared = (sum(row[i] for row in found) / len(found) for i in range(3))
                 ranks = ", ".join(f"{row[3]}x{row[4]}" for row in found)
-                print(
-                    f"{name}, {count}  {step:g}  {error:.3f}  {alone:.3f}  {shared:.3f}  {ranks}",
-                    flush=True,
-                )
+                yield f"{name}, {count}", step, error, alone, shared, ranks
 
 
 def sided(vit8: Path | None, count: int) -> Iterator[tuple[str, list[Tensor]]]:
