@@ -40,7 +40,8 @@ def overwrite(
                 source.overwrite(name, live[name])
         return torch.empty(0)
 
-    for _ in computed(swap, [(names[0], live[names[0]].nbytes) for names in tied.values()]):
+    sizes = [(names[0], live[names[0]].nbytes) for names in tied.values()]
+    for _ in computed(swap, sizes, kept=True):
         pass
 
 

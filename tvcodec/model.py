@@ -115,7 +115,7 @@ class Model(Mapping[str, Tensor]):
     def load(self) -> dict[str, Tensor]:
         """All tensors, in memory, computed side by side."""
         sizes = [(name, tensor_bytes(*shape)) for name, shape in self._shapes.items()]
-        tensors = (tensor.to(self.device) for tensor in computed(self._computed, sizes))
+        tensors = (tensor.to(self.device) for tensor in computed(self._computed, sizes, kept=True))
         return dict(zip(self._shapes, tensors, strict=True))
 
     def made_from(self, inputs: Iterable[Path]) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+AHEAD = 16  # tensors by thread: small ones are done while a large one is waited for
 ROOM = 24 << 20  # bytes of tensors that are made at a time, unless a single one is larger
 
 _lock = threading.Lock()
@@ -59,19 +61,20 @@ def computed(
     compute: Callable[[str], Tensor],
     sizes: Sequence[tuple[str, int]],
     jobs: int | None = None,
+    kept: bool = False,
 ) -> Iterator[Tensor]:
-    """`compute(name)` of each name, in order, some ahead of the one that is taken: as many as there
-    are processors, or `jobs`, and no more than fit in ROOM or the size of the largest; `sizes` are
-    in bytes.
+    """`compute(name)` of each name, in order, by as many threads as there are processors, or
+    `jobs`. They go ahead of the tensor that is taken as far as fits in ROOM or twice the size of
+    the largest, or, where all are `kept` anyway, further; `sizes` are in bytes.
     """
     workers = jobs or os.cpu_count() or 1
-    room = max([ROOM, *(size for _, size in sizes)])
+    room = sys.maxsize if kept else max([ROOM, *(2 * size for _, size in sizes)])
     begun: deque[tuple[Future[Tensor], int]] = deque()
     held = 0
     with one_thread(), pool(workers) as threads:
         try:
             for name, size in sizes:
-                while begun and (len(begun) >= workers or held + size > room):
+                while begun and (len(begun) >= AHEAD * workers or held + size > room):
                     yield begun[0][0].result()
                     held -= begun.popleft()[1]
                 begun.append((threads.submit(compute, name), size))
