@@ -58,10 +58,10 @@ def report(
     made = _made(bank, expect_root)
     written = []
     if output is not None:
-        written.append(_write(output, made.page(), force))
+        written.append(_write(bank, output, made.page(), force))
     for plot, path in wanted:
         targets = [(plot, path)] if plot else _all_of(made, path)
-        written += [_write(target, made.png(name), force) for name, target in targets]
+        written += [_write(bank, target, made.png(name), force) for name, target in targets]
     if as_json:
         printing.print_json([{"path": path, "bytes": size} for path, size in written])
         return
@@ -100,7 +100,10 @@ def _all_of(made: Report, directory: str) -> list[tuple[str, str]]:
     return [(plot, os.path.join(directory, f"{plot}.png")) for plot in made.plots]
 
 
-def _write(path: str, content: bytes, force: bool) -> tuple[str, int]:
+def _write(bank: str, path: str, content: bytes, force: bool) -> tuple[str, int]:
+    from tvcodec.checkpoint import refuse_inputs
+
+    refuse_inputs(path, {Path(bank)})
     with durable_file(path, force) as file:
         file.write(content)
     return path, len(content)
