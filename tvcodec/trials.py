@@ -163,13 +163,13 @@ class Trials:
             return 0.0
         if not self.aim.lower_is_better:
             return score / self.reference
-        if score <= 0:
+        if score < 0:
             raise TvqError(
-                f"task {self.task!r}: expected a loss above 0, like the fine-tune's"
+                f"task {self.task!r}: expected a loss of 0 or more, like the fine-tune's"
                 f" {self.reference:g}, got {score:g}",
                 hint="--lower-is-better is for losses, which are never negative",
             )
-        return self.reference / score
+        return min(self.reference / score, curve.MOST_SHARE) if score else curve.MOST_SHARE
 
     def _encoded(self, recipe: Recipe) -> Summary:
         tunes, jobs = {self.task: self.fine_tune}, self.place.jobs
