@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 
-from tvcodec import entropy
 from tvcodec.container import Container, Writer
 from tvcodec.errors import FormatError
 from tvcodec.index import (
@@ -58,6 +57,8 @@ class StoredFiles:
 
     def content(self, sha256: bytes) -> bytes:
         """The bytes of a blob."""
+        from tvcodec import entropy  # which takes longer to import than an index to read
+
         size, data = self.stored(sha256)
         where = f"{self._container.path}: {CALLED}: {sha256.hex()}"
         try:
