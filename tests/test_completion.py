@@ -52,6 +52,17 @@ def test_tasks_in_a_list_are_offered_one_by_one(bank):
     assert names("merge", bank, "--tasks", "dogs,cat") == ["dogs,cats"]
 
 
+def test_commands_are_offered_with_what_help_says_of_them_in_its_order(capsys):
+    main(["--help"], standalone_mode=False)
+    lines = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    complete = BashComplete(main, {}, "tvcodec", "_TVCODEC_COMPLETE")
+    items = complete.get_completions([], "")
+    assert [(item.value, item.help) for item in items] == [
+        tuple(line.split(maxsplit=1)) for line in lines
+    ]
+    assert items[0].value == "encode"
+
+
 def test_choices_are_offered(bank):
     assert names("encode", "--quality", "") == ["small", "balanced", "high"]
     assert names("add", "--metric", "f") == ["function"]

@@ -10,7 +10,7 @@ from tvcodec.cli import options, printing
 from tvcodec.cli.progress import progress
 
 
-@click.command(short_help="Copy a .tvq file from or to a URL.")
+@click.command()
 @click.argument("source", metavar="SOURCE.tvq")
 @click.argument("target", metavar="TARGET.tvq")
 @options.expect_root

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tvcodec.lora import Exported
 
 
-@click.command(short_help="Write a task as a LoRA adapter, or a file as .safetensors.")
+@click.command()
 @options.bank_argument
 @click.argument("task", metavar="[TASK]", required=False)
 @click.option(

@@ -12,7 +12,7 @@ from tvcodec.cli import options, printing
 from tvcodec.cli.progress import progress
 
 
-@click.command("import", short_help="Give back a file that was exported as .safetensors.")
+@click.command("import")
 @click.argument("carrier_path", metavar="BANK.safetensors")
 @click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
 @options.expect_root

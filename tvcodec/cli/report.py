@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvcodec.report.build import Report
 
 
-@click.command(short_help="Make a page to look at of a .tvq file.")
+@click.command()
 @options.bank_argument
 @click.option("-o", "--output", metavar="REPORT.html", help="The page to write.")
 @click.option(
