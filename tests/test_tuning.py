@@ -180,7 +180,7 @@ def test_a_model_without_any_error_left_is_the_best_and_a_negative_loss_is_refus
     tuned = tune(BASE, cars, errors, path=path, lower_is_better=True, max_evaluations=1)
     assert tuned.curves["cars"].choice.score == 0.0
     assert tuned.curves["cars"].choice.metric != "exact"
-    with pytest.raises(TvqError, match="expected a loss of 0 or more, .* got -1"):
+    with pytest.raises(TvqError, match=r"expected a loss of 0 or more, .* got -1"):
         tune(
             BASE,
             cars,
@@ -300,6 +300,15 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(here: Path) -> None:
         ".tvq",
         ".jsonl",
     }
+
+
+def test_a_model_whose_config_changed_is_measured_again(here: Path) -> None:
+    assert CliRunner().invoke(main, arguments("bank.tvq")).exit_code == 0
+    before = calls()
+    Path("pets/config.json").write_text('{"of": "cats"}')
+    assert CliRunner().invoke(main, [*arguments("bank.tvq"), "--force"]).exit_code == 0
+    of_pets = [call for call in before if call.startswith("pets ")]
+    assert calls() == [*before, *of_pets]
 
 
 @pytest.mark.parametrize(
