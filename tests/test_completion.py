@@ -41,6 +41,7 @@ def test_tasks_of_the_file_are_offered(bank):
     assert names("decode", bank, "") == ["cars", "cats", "dogs"]
     assert names("decode", bank, "ca") == ["cars", "cats"]
     assert names("decode", bank, "x") == []
+    assert names("export", bank, "do") == ["dogs"]
     assert names("info", bank, "--parameters", "--task", "d") == ["dogs"]
     assert names("remove", bank, "cars", "") == ["cats", "dogs"]
     assert names("merge", bank, "--negate", "dogs", "--negate", "") == ["cars", "cats"]
@@ -85,6 +86,12 @@ def test_choices_are_offered(bank):
         ("decode", "some.tvq", "cars", "--base-model", "b"),
         ("decode", "some.tvq", "cars", "-o", "b"),
         ("verify", "some.tvq", "--against", "cars=b"),
+        ("tune", "base", "cars=b"),
+        ("tune", "-o", "b"),
+        ("report", "some.tvq", "-o", "b"),
+        ("export", "some.tvq", "cars", "-o", "b"),
+        ("import", "b"),
+        ("copy", "some.tvq", "b"),
     ],
 )
 def test_files_are_left_to_the_shell(words):

@@ -1,4 +1,4 @@
-"""A live module takes the tensors of a fine-tune in place, or stays as it was."""
+"""A live module takes the tensors of a fine-tune in place; one they do not fit stays as it is."""
 
 from __future__ import annotations
 

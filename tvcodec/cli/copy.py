@@ -6,13 +6,13 @@ import dataclasses
 
 import click
 
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE.tvq")
-@click.argument("target", metavar="TARGET.tvq")
+@click.argument("source", metavar="SOURCE.tvq", shell_complete=completion.files)
+@click.argument("target", metavar="TARGET.tvq", shell_complete=completion.files)
 @options.expect_root
 @options.force
 @options.as_json

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.archive import Archive
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
 from tvcodec.durable import durable_file
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.bank_argument
-@click.option("-o", "--output", metavar="REPORT.html", help="The page to write.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="REPORT.html",
+    shell_complete=completion.files,
+    help="The page to write.",
+)
 @click.option(
     "--png",
     "pictures",

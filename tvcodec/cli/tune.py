@@ -28,14 +28,7 @@ if TYPE_CHECKING:
     nargs=-1,
     required=True,
 )
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="BANK.tvq",
-    shell_complete=completion.files,
-    help="The file to write.",
-)
+@options.new_bank
 @click.option(
     "--evaluate",
     "command",
@@ -78,9 +71,10 @@ def tune(
 
     Your command scores the fine-tune, then models decoded at one setting after another, each
     written as what the fine-tune is: a .safetensors file, or a directory with its config and
-    tokenizer. A task of which nothing else keeps enough is stored bit-exact. What was tried is
-    kept in the file: see `tvcodec info --json`. The score on the rows that decided is a little
-    flattered: report another one.
+    tokenizer; of a LoRA adapter, the whole model with those of the base model. A task of which
+    nothing else keeps enough is stored bit-exact. What was tried is kept in the file: see
+    `tvcodec info --json`. The score on the rows that decided is a little flattered: report another
+    one.
 
     \b
       tvcodec tune base.safetensors mnist=mnist.safetensors -o bank.tvq \\
