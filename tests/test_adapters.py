@@ -222,6 +222,26 @@ def test_encode_add_and_verify_take_adapters(options, dtype, adapted, tmp_path):
     assert result.output.count("as stated") == 2
 
 
+def test_tune_measures_the_model_that_an_adapter_makes(adapted, tmp_path):
+    base, adapter, merged = adapted(bert(), r=4, target_modules=["query"])
+    name = f"{QUERY}.weight"
+    original = load_file(base / "model.safetensors")[name]
+    scores = []
+
+    def evaluate(model, task):
+        assert model.directory == base
+        scores.append(1 - relative_error(model[name] - original, merged[name] - original))
+        return scores[-1]
+
+    path = tmp_path / "bank.tvq"
+    found = tvcodec.tune(base, {"a": adapter}, evaluate, path=path, retain=0.7, max_evaluations=3)
+    assert scores[0] > 0.999
+    assert found.curves["a"].choice.metric != "exact"
+    assert found.curves["a"].choice.score in scores[1:]
+    with tvcodec.open(path) as bank:
+        assert evaluate(bank.decode("a", base), "a") >= 0.7 * scores[0]
+
+
 def test_a_product_of_zero_changes_nothing(tmp_path):
     model = bert()
     model.save_pretrained(tmp_path / "base")

@@ -41,6 +41,7 @@ def test_tasks_of_the_file_are_offered(bank):
     assert names("decode", bank, "") == ["cars", "cats", "dogs"]
     assert names("decode", bank, "ca") == ["cars", "cats"]
     assert names("decode", bank, "x") == []
+    assert names("export", bank, "do") == ["dogs"]
     assert names("info", bank, "--parameters", "--task", "d") == ["dogs"]
     assert names("remove", bank, "cars", "") == ["cats", "dogs"]
     assert names("merge", bank, "--negate", "dogs", "--negate", "") == ["cars", "cats"]
@@ -50,6 +51,17 @@ def test_tasks_in_a_list_are_offered_one_by_one(bank):
     assert names("merge", bank, "--tasks", "") == ["cars", "cats", "dogs"]
     assert names("merge", bank, "--tasks", "cars,") == ["cars,cats", "cars,dogs"]
     assert names("merge", bank, "--tasks", "dogs,cat") == ["dogs,cats"]
+
+
+def test_commands_are_offered_with_what_help_says_of_them_in_its_order(capsys):
+    main(["--help"], standalone_mode=False)
+    lines = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    complete = BashComplete(main, {}, "tvcodec", "_TVCODEC_COMPLETE")
+    items = complete.get_completions([], "")
+    assert [(item.value, item.help) for item in items] == [
+        tuple(line.split(maxsplit=1)) for line in lines
+    ]
+    assert items[0].value == "encode"
 
 
 def test_choices_are_offered(bank):
@@ -74,6 +86,12 @@ def test_choices_are_offered(bank):
         ("decode", "some.tvq", "cars", "--base-model", "b"),
         ("decode", "some.tvq", "cars", "-o", "b"),
         ("verify", "some.tvq", "--against", "cars=b"),
+        ("tune", "base", "cars=b"),
+        ("tune", "-o", "b"),
+        ("report", "some.tvq", "-o", "b"),
+        ("export", "some.tvq", "cars", "-o", "b"),
+        ("import", "b"),
+        ("copy", "some.tvq", "b"),
     ],
 )
 def test_files_are_left_to_the_shell(words):

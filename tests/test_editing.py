@@ -401,7 +401,7 @@ class Released(logging.Handler):
         os.close(self._descriptor)
 
 
-@pytest.mark.parametrize("change", ["remove", "encode"])
+@pytest.mark.parametrize("change", ["remove", "encode", "tune"])
 def test_whoever_waits_says_so(change: str, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tvcodec.locking.PATIENCE", 0.05)
     held, before = Released(bank), bank.read_bytes()
@@ -410,8 +410,17 @@ def test_whoever_waits_says_so(change: str, bank: Path, monkeypatch: pytest.Monk
     try:
         if change == "remove":
             tvcodec.remove(bank, ["cow"])
-        else:
+        elif change == "encode":
             encoded(bank, "ant")
+        else:
+            tvcodec.tune(
+                BASE,
+                only("ant"),
+                lambda model, task: 1.0,
+                path=bank,
+                max_evaluations=1,
+                force=True,
+            )
     finally:
         logger.removeHandler(held)
     assert held.said == f"{bank}: waiting for another process that is changing it"

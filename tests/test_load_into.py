@@ -8,6 +8,7 @@ from conftest import State, assert_same, normal
 from torch import nn
 
 import tvcodec
+from tvcodec.errors import CheckpointError
 
 
 class Net(nn.Module):
@@ -94,3 +95,18 @@ def test_another_base_model_is_refused_and_the_module_left_alone(
         opened.load_into(module, "a", wrong)
     for name, tensor in module.state_dict().items():
         assert_same(tensor, states["base"][name])
+
+
+def test_a_module_that_ties_what_the_fine_tune_does_not_is_refused(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank], tmp_path: Path
+) -> None:
+    module, states, _ = bank
+    apart = {**states["a"], "head.weight": states["a"]["head.weight"] + 1}
+    tvcodec.encode(states["base"], {"a": apart}, tmp_path / "apart.tvq", recipe=tvcodec.EXACT)
+    before = copied(module)
+    with tvcodec.open(tmp_path / "apart.tvq") as opened:
+        with pytest.raises(CheckpointError, match="got one that ties them"):
+            opened.load_into(module, "a", states["base"])
+        opened.load_into(module, None, states["base"])
+    for name, tensor in module.state_dict().items():
+        assert_same(tensor, before[name])

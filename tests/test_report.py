@@ -293,6 +293,27 @@ def test_wrong_usage(words: tuple[str, ...]) -> None:
     assert run("report", SAMPLE, *words).exit_code == 2
 
 
+@pytest.mark.parametrize("words", [("-o",), ("--png", "size=")])
+def test_the_file_itself_is_never_overwritten(tmp_path: Path, words: tuple[str, ...]) -> None:
+    bank = tmp_path / "bank.tvq"
+    bank.write_bytes(SAMPLE.read_bytes())
+    (tmp_path / "link.html").hardlink_to(bank)
+    *options, before = words if len(words) > 1 else (*words, "")
+    for name in ("bank.tvq", "link.html"):
+        found = run("report", bank, *options, f"{before}{tmp_path / name}", "--force")
+        assert found.exit_code == 1
+        assert "expected an output apart from all inputs" in found.stderr
+        assert bank.read_bytes() == SAMPLE.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.0, "0.0 %"), (0.0012, "0.12 %"), (0.4867, "48.7 %"), (-3.2, "-320.0 %")],
+)
+def test_shares_are_told_in_per_cent(share: float, said: str) -> None:
+    assert wording.percent(share) == said
+
+
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     target.write_text("mine")

@@ -169,6 +169,27 @@ def test_a_loss_falls(tmp_path: Path) -> None:
     assert any(point.share < 0.9 for point in found.points)
 
 
+def test_a_model_without_any_error_left_is_the_best_and_a_negative_loss_is_refused(
+    tmp_path: Path,
+) -> None:
+    def errors(model: tvcodec.Model, task: str) -> float:
+        same = all(torch.equal(model[name], tensor) for name, tensor in TUNES[task].items())
+        return 0.25 if same else 0.0
+
+    path, cars = tmp_path / "bank.tvq", {"cars": TUNES["cars"]}
+    tuned = tune(BASE, cars, errors, path=path, lower_is_better=True, max_evaluations=1)
+    assert tuned.curves["cars"].choice.score == 0.0
+    assert tuned.curves["cars"].choice.metric != "exact"
+    with pytest.raises(TvqError, match=r"expected a loss of 0 or more, .* got -1"):
+        tune(
+            BASE,
+            cars,
+            lambda model, task: errors(model, task) or -1.0,
+            path=tmp_path / "other.tvq",
+            lower_is_better=True,
+        )
+
+
 def test_what_no_setting_keeps_is_stored_bit_for_bit(tmp_path: Path) -> None:
     def picky(model: tvcodec.Model, task: str) -> float:
         same = all(torch.equal(model[name], tensor) for name, tensor in TUNES[task].items())
@@ -281,6 +302,15 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(here: Path) -> None:
     }
 
 
+def test_a_model_whose_config_changed_is_measured_again(here: Path) -> None:
+    assert CliRunner().invoke(main, arguments("bank.tvq")).exit_code == 0
+    before = calls()
+    Path("pets/config.json").write_text('{"of": "cats"}')
+    assert CliRunner().invoke(main, [*arguments("bank.tvq"), "--force"]).exit_code == 0
+    of_pets = [call for call in before if call.startswith("pets ")]
+    assert calls() == [*before, *of_pets]
+
+
 @pytest.mark.parametrize(
     ("command", "said", "hint"),
     [
@@ -347,6 +377,12 @@ def test_a_ledger_survives_a_torn_line_and_keeps_keys_apart(tmp_path: Path) -> N
 
 def test_a_curve_comes_back_from_its_metadata() -> None:
     assert curve.from_metadata(curve.as_metadata(CURVE)) == CURVE
+    wild = Point("mse", 9.0, 0.0, 0.0, 2e4, -1e9, -1e9)
+    stored = curve.from_metadata(curve.as_metadata(replace(CURVE, points=(*CURVE.points, wild))))
+    assert stored is not None
+    assert stored.points[:2] == CURVE.points
+    limits = {"bits": curve.MOST_BITS, "share": -curve.MOST_SHARE}
+    assert stored.points[2] == replace(wild, **limits)
     long = replace(CURVE, points=CURVE.points * 8)
     assert len(curve.as_metadata(long)[curve.KEY]) < 700
 
@@ -360,6 +396,7 @@ def test_a_curve_comes_back_from_its_metadata() -> None:
         '{"chosen":0,"points":[["mse",1,0,0,NaN,1,1]],"reference":1,"retain":1,"lower_is_better":0}',
         '{"chosen":0,"points":[[1,1,0,0,1,1,1]],"reference":1,"retain":1,"lower_is_better":0}',
         '{"chosen":0,"points":[["mse",1,0,0,1,1]],"reference":1,"retain":1,"lower_is_better":0}',
+        '{"chosen":0,"points":[["mse",1,0,0,1,1,1]],"reference":1,"retain":9,"lower_is_better":0}',
         '{"chosen":0,"points":["mse"],"reference":1' + 400 * "0" + ',"retain":1}',
     ],
 )

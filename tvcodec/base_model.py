@@ -70,6 +70,11 @@ class BaseModel:
         """Dtype and dimensions of each parameter by name, as of a fine-tune."""
         return {one.name: (one.dtype, one.dims) for one in self.archive.root.base_model}
 
+    def same(self, name: str, other: str) -> bool:
+        """Whether two parameters have the same elements."""
+        one, two = (self.archive.root.base_model[self.archive.numbers[n]] for n in (name, other))
+        return (one.dtype, one.dims, one.crc32) == (two.dtype, two.dims, two.crc32)
+
     def overwrite(self, name: str, live: Tensor) -> None:
         """Puts a parameter in the place of `live`, a tensor of its shape."""
         number = self.archive.numbers[name]

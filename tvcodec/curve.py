@@ -46,14 +46,15 @@ class Curve:
 
 
 def as_metadata(curve: Curve) -> dict[str, str]:
-    """A curve as metadata of its task: JSON, a list of numbers for each point, rounded."""
+    """A curve as metadata of its task: JSON, a list of numbers for each point, rounded, and no
+    further out than `from_metadata` takes them."""
     points = [
         [
             point.metric,
             *(_short(point.step, 6), _short(point.gain, 6), _short(point.factor_step, 6)),
-            _short(point.bits, 4),
+            _short(min(point.bits, MOST_BITS), 4),
             None if point.score is None else _short(point.score, 6),
-            _short(point.share, 5),
+            _short(min(max(point.share, -MOST_SHARE), MOST_SHARE), 5),
         ]
         for point in curve.points
     ]
@@ -76,7 +77,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Curve | None:
             return None
         points = tuple(_point(*row) for row in value["points"])
         curve = Curve(
-            _number(value["retain"]),
+            _number(value["retain"], 0.0, 1.0),
             _number(value["reference"]),
             value["lower_is_better"] is True,
             points,

@@ -46,6 +46,18 @@ class FineTune:
         rows = self.task.rows(number)
         return tensor if rows is None else torch.cat([tensor, rows])
 
+    def same(self, name: str, other: str) -> bool:
+        """Whether two names stand for one tensor: tied, or equal in the base model and unchanged.
+        What is kept whole, or equal by chance, counts as different."""
+        numbers = [self.archive.numbers.get(one) for one in (name, other)]
+        if None in numbers or not self.base.same(name, other):
+            return False
+        one, two = (number for number in numbers if number is not None)
+        if self.task.replaced(one) or self.task.replaced(two):
+            return False
+        tied = self.task.stored_as(one) == self.task.stored_as(two)
+        return tied or not (self.task.changed(one) or self.task.changed(two))
+
     def overwrite(self, name: str, live: Tensor) -> None:
         """Puts the parameter in the place of `live`, a tensor of its shape; FormatError leaves that
         as it was."""

@@ -1,8 +1,8 @@
-"""A live module takes the tensors of a fine-tune in place, or stays as it was."""
+"""A live module takes the tensors of a fine-tune in place; one they do not fit stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -29,6 +29,13 @@ def overwrite(
             " memory, which the task overwrites",
             hint="give the base model's file, or a copy: {name: tensor.clone() for name, ...}",
         )
+    for first, name in _twins(live, shapes):
+        if not source.same(first, name):
+            raise CheckpointError(
+                f"{label}: parameters {first!r} and {name!r}: expected a module that has two"
+                " tensors for them, got one that ties them",
+                hint="is this the architecture of the fine-tune?",
+            )
     base.check_parameters([name for name in shapes if name in base.archive.numbers])
     tied: dict[int, list[str]] = {}  # one thread for tensors of one memory
     for name in shapes:
@@ -43,6 +50,16 @@ def overwrite(
     sizes = [(names[0], live[names[0]].nbytes) for names in tied.values()]
     for _ in computed(swap, sizes, kept=True):
         pass
+
+
+def _twins(live: Mapping[str, Tensor], names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names of one tensor, each with the first."""
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    for name in names:
+        tensor = live[name]
+        known = first.setdefault((tensor.data_ptr(), tensor.stride()), name)
+        if known != name and tensor.numel():
+            yield known, name
 
 
 def _check(

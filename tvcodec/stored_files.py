@@ -57,7 +57,7 @@ class StoredFiles:
 
     def content(self, sha256: bytes) -> bytes:
         """The bytes of a blob."""
-        from tvcodec import entropy  # not before a file is asked for: it imports numpy
+        from tvcodec import entropy  # which takes longer to import than an index to read
 
         size, data = self.stored(sha256)
         where = f"{self._container.path}: {CALLED}: {sha256.hex()}"

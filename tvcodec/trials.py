@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvcodec import curve
-from tvcodec.checkpoint import Checkpoint, fingerprint
+from tvcodec.checkpoint import Checkpoint, fingerprint, own_companions
 from tvcodec.curve import Curve, Point
 from tvcodec.decoder import Bank
 from tvcodec.encoder import encode
@@ -74,7 +74,7 @@ class Trials:
         self._tried: list[tuple[Recipe, Point]] = []
         self._path = place.scratch / f"{task}.tvq"
         self._at_hand: Recipe | None = None  # of what is there
-        self._key = {**place.key, "task": task, "fine_tune": digest(fine_tune)}
+        self._key = {**place.key, "task": task, "fine_tune": digest(fine_tune, self._directory)}
         self.reference = self._reference()
         bits = 8 * fine_tune.stored_bytes / self.values
         place.tell(task, Point(FINE_TUNE, 0.0, 0.0, 0.0, bits, self.reference, 1.0))
@@ -147,9 +147,16 @@ class Trials:
     def _evaluated(self, model: Model) -> float:
         """The score of a model, of the kind that the fine-tune is: a directory is measured with its
         own config and tokenizer files, which may differ from the base model's."""
-        whole = self.fine_tune.directory in self.fine_tune.paths
-        model.directory = self.fine_tune.directory if whole else None
+        model.directory = self._directory
         return float(self.aim.evaluate(model, self.task))
+
+    @property
+    def _directory(self) -> Path | None:
+        """Where those files are; for an adapter, which has none, the base model's."""
+        path = self.fine_tune.path
+        if path is None or not path.is_dir():
+            return None
+        return self.fine_tune.directory or self.base.directory
 
     def _score(self, settings: str, evaluated: Callable[[], float]) -> float | None:
         key = {**self._key, "settings": settings}
@@ -163,13 +170,13 @@ class Trials:
             return 0.0
         if not self.aim.lower_is_better:
             return score / self.reference
-        if score <= 0:
+        if score < 0:
             raise TvqError(
-                f"task {self.task!r}: expected a loss above 0, like the fine-tune's"
+                f"task {self.task!r}: expected a loss of 0 or more, like the fine-tune's"
                 f" {self.reference:g}, got {score:g}",
                 hint="--lower-is-better is for losses, which are never negative",
             )
-        return self.reference / score
+        return min(self.reference / score, curve.MOST_SHARE) if score else curve.MOST_SHARE
 
     def _encoded(self, recipe: Recipe) -> Summary:
         tunes, jobs = {self.task: self.fine_tune}, self.place.jobs
@@ -178,12 +185,16 @@ class Trials:
         return summary
 
 
-def digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 over names, shapes, dtypes and values of all tensors, hexadecimal."""
+def digest(checkpoint: Checkpoint, directory: Path | None = None) -> str:
+    """SHA-256 over names, shapes, dtypes and values of all tensors, and what lies beside weights in
+    `directory`, hexadecimal."""
     whole = hashlib.sha256()
     for name in checkpoint.names:
         dtype, shape = checkpoint.dtype(name), checkpoint.shape(name)
         whole.update(fingerprint(name, dtype, shape, checkpoint.tensor(name)))
+    beside = own_companions(directory)[0] if directory else {}
+    for name, path in sorted(beside.items()):
+        whole.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 
 

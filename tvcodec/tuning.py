@@ -13,12 +13,18 @@ from tvcodec import __version__
 from tvcodec.adding import among
 from tvcodec.archive import Archive
 from tvcodec.assembly import Taken, Written, copy_tasks, publish
-from tvcodec.checkpoint import CheckpointSource, open_checkpoint, refuse_inputs
+from tvcodec.checkpoint import (
+    CheckpointSource,
+    open_checkpoint,
+    open_fine_tune,
+    refuse_inputs,
+)
 from tvcodec.container import Writer
 from tvcodec.curve import Curve, Point
 from tvcodec.durable import scratch_directory
 from tvcodec.encoder import check_names
 from tvcodec.ledger import Ledger
+from tvcodec.locking import only_writer_if_there
 from tvcodec.search import LINES
 from tvcodec.summary import Summary, TaskSummary
 from tvcodec.trials import Aim, Evaluate, Place, Trials, digest
@@ -67,7 +73,7 @@ def tune(
         raise ValueError(f"max_evaluations: expected 1 or more, got {max_evaluations}")
     check_names(fine_tunes)
     base = open_checkpoint(base_model)
-    tunes = {task: open_checkpoint(fine_tunes[task]) for task in sorted(fine_tunes)}
+    tunes = {task: open_fine_tune(fine_tunes[task], base) for task in sorted(fine_tunes)}
     used = itertools.chain.from_iterable(model.paths for model in (base, *tunes.values()))
     refuse_inputs(path, used)
     Writer(path, force=force).abort()  # refused now, not when all is measured
@@ -100,4 +106,6 @@ def _assemble(paths: Sequence[str], path: StrPath, force: bool) -> Written:
         archives = [stack.enter_context(closing(Archive(one))) for one in paths]
         tasks = [Taken(archive, name) for archive in archives for name in archive.tasks]
         writer = stack.enter_context(Writer(path, force=force))
+        if force:
+            stack.enter_context(only_writer_if_there(path))
         return publish(writer, copy_tasks(writer, tasks, None, archives[0].root))

@@ -23,7 +23,7 @@ def amount(size: int) -> str:
 def percent(share: float) -> str:
     """A share, as 48.7 %; two places where it is small."""
     number = 100 * share
-    return f"{number:.1f} %" if number >= 1 or not number else f"{number:.2g} %"
+    return f"{number:.1f} %" if abs(number) >= 1 or not number else f"{number:.2g} %"
 
 
 def bits(number: float) -> str:

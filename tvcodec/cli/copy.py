@@ -6,13 +6,13 @@ import dataclasses
 
 import click
 
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
 
 
-@click.command(short_help="Copy a .tvq file from or to a URL.")
-@click.argument("source", metavar="SOURCE.tvq")
-@click.argument("target", metavar="TARGET.tvq")
+@click.command()
+@click.argument("source", metavar="SOURCE.tvq", shell_complete=completion.files)
+@click.argument("target", metavar="TARGET.tvq", shell_complete=completion.files)
 @options.expect_root
 @options.force
 @options.as_json

@@ -36,14 +36,7 @@ _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
     metavar="NAME=FINE_TUNE...",
     nargs=-1,
 )
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="BANK.tvq",
-    shell_complete=completion.files,
-    help="The file to write.",
-)
+@options.new_bank
 @click.option(
     "--quality",
     type=AUTO["quality"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec import carrier
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.import_ import print_carried
 from tvcodec.cli.progress import progress
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tvcodec.lora import Exported
 
 
-@click.command(short_help="Write a task as a LoRA adapter, or a file as .safetensors.")
+@click.command()
 @options.bank_argument
-@click.argument("task", metavar="[TASK]", required=False)
+@click.argument("task", metavar="[TASK]", required=False, shell_complete=completion.tasks)
 @click.option(
     "--format",
     "kind",
@@ -41,7 +41,14 @@ if TYPE_CHECKING:
     multiple=True,
     help="peft: modules to save whole, such as 'classifier' or '*.LayerNorm'; may be repeated.",
 )
-@click.option("-o", "--output", required=True, metavar="OUT", help="A directory, or a file.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    shell_complete=completion.files,
+    help="A directory, or a file.",
+)
 @options.expect_root
 @options.force
 @options.as_json

@@ -8,13 +8,13 @@ import os
 import click
 
 from tvcodec import carrier
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
 
 
-@click.command("import", short_help="Give back a file that was exported as .safetensors.")
-@click.argument("carrier_path", metavar="BANK.safetensors")
-@click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
+@click.command("import")
+@click.argument("carrier_path", metavar="BANK.safetensors", shell_complete=completion.files)
+@options.new_bank
 @options.expect_root
 @options.force
 @options.as_json

@@ -232,6 +232,14 @@ expect_root = click.option(
     help="Fail unless this is the file's root digest; then all that is read is checked by SHA-256.",
 )
 jobs = click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
+new_bank = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="BANK.tvq",
+    shell_complete=completion.files,
+    help="The file to write.",
+)
 edited_output = click.option(
     "-o",
     "--output",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.archive import Archive
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
 from tvcodec.durable import durable_file
 
@@ -18,9 +18,15 @@ if TYPE_CHECKING:
     from tvcodec.report.build import Report
 
 
-@click.command(short_help="Make a page to look at of a .tvq file.")
+@click.command()
 @options.bank_argument
-@click.option("-o", "--output", metavar="REPORT.html", help="The page to write.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="REPORT.html",
+    shell_complete=completion.files,
+    help="The page to write.",
+)
 @click.option(
     "--png",
     "pictures",
@@ -58,10 +64,10 @@ def report(
     made = _made(bank, expect_root)
     written = []
     if output is not None:
-        written.append(_write(output, made.page(), force))
+        written.append(_write(bank, output, made.page(), force))
     for plot, path in wanted:
         targets = [(plot, path)] if plot else _all_of(made, path)
-        written += [_write(target, made.png(name), force) for name, target in targets]
+        written += [_write(bank, target, made.png(name), force) for name, target in targets]
     if as_json:
         printing.print_json([{"path": path, "bytes": size} for path, size in written])
         return
@@ -100,7 +106,10 @@ def _all_of(made: Report, directory: str) -> list[tuple[str, str]]:
     return [(plot, os.path.join(directory, f"{plot}.png")) for plot in made.plots]
 
 
-def _write(path: str, content: bytes, force: bool) -> tuple[str, int]:
+def _write(bank: str, path: str, content: bytes, force: bool) -> tuple[str, int]:
+    from tvcodec.checkpoint import refuse_inputs
+
+    refuse_inputs(path, {Path(bank)})
     with durable_file(path, force) as file:
         file.write(content)
     return path, len(content)

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tvcodec.cli import options, printing
+from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.encode import print_summary
+from tvcodec.container import check_name
 
 if TYPE_CHECKING:
     from tvcodec.curve import Point
 
 
 @click.command(
-    short_help="Let your own metric decide the size.",
     epilog="Sizes and scores are kept in BANK.tvq.tune.jsonl as soon as they are known, and used by"
     " every later run on the same models and command: killed, it goes on where it was; another"
     " --retain is quick. Delete that file when what the command measures has changed.",
 )
-@click.argument("base_model", metavar="BASE_MODEL")
+@click.argument("base_model", metavar="BASE_MODEL", shell_complete=completion.files)
 @click.argument(
     "fine_tunes",
     type=options.NamedCheckpoint(),
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     nargs=-1,
     required=True,
 )
-@click.option("-o", "--output", required=True, metavar="BANK.tvq", help="The file to write.")
+@options.new_bank
 @click.option(
     "--evaluate",
     "command",
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Decoded models to run the command on, for each task.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads [default: one per core].")
+@options.jobs
 @options.force
 @options.as_json
 def tune(
@@ -71,15 +71,18 @@ def tune(
 
     Your command scores the fine-tune, then models decoded at one setting after another, each
     written as what the fine-tune is: a .safetensors file, or a directory with its config and
-    tokenizer. A task of which nothing else keeps enough is stored bit-exact. What was tried is
-    kept in the file: see `tvcodec info --json`. The score on the rows that decided is a little
-    flattered: report another one.
+    tokenizer; of a LoRA adapter, the whole model with those of the base model. A task of which
+    nothing else keeps enough is stored bit-exact. What was tried is kept in the file: see
+    `tvcodec info --json`. The score on the rows that decided is a little flattered: report another
+    one.
 
     \b
       tvcodec tune base.safetensors mnist=mnist.safetensors -o bank.tvq \\
         --evaluate 'python evaluate.py {model} {task}' --retain 0.99
     """
-    paths = options.by_task(fine_tunes)
+    tunes = options.by_task(fine_tunes)
+    paths.check(base_model, *tunes.values(), output=output)
+    check_name(output)
     from tvcodec import tuning
     from tvcodec.evaluating import Command
 
@@ -89,7 +92,7 @@ def tune(
         raise click.UsageError(f"--evaluate: {error}") from None
     found = tuning.tune(
         base_model,
-        paths,
+        tunes,
         evaluate,
         path=output,
         retain=retain,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _CARD = "README.md"
+_OWN = "tvcodec."  # what metadata of other names say is anybody's, and no JSON
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
@@ -20,7 +21,9 @@ def write_card(directory: Path, metadata: Mapping[str, str]) -> None:
 def card(metadata: Mapping[str, str]) -> str:
     """The text of the card: base model, tasks and their weights, method, scaling and settings, the
     archives' root digests, and the command, where there was one."""
-    told = {name.removeprefix("tvcodec."): text for name, text in metadata.items()}
+    told = {
+        name.removeprefix(_OWN): text for name, text in metadata.items() if name.startswith(_OWN)
+    }
     method = told.pop("merge")
     facts: dict[str, Any] = {name: json.loads(text) for name, text in told.items()}
     base_model, command = facts.pop("base_model", None), facts.get("command")
@@ -65,7 +68,7 @@ def _yaml(value: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(held, dict) and held:
             lines += [f"{indent}{_key(key)}:", *_yaml(held, indent + "  ")]
         else:
-            lines.append(f"{indent}{_key(key)}: {json.dumps(held)}")
+            lines.append(f"{indent}{_key(key)}: {json.dumps(held, ensure_ascii=False)}")
     return lines
 
 
