@@ -122,7 +122,7 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
     """
     side = len(gram)
     width = side // 16
-    while side >= LONG_SIDE and width <= side // 4:
+    while floor > 0 and side >= LONG_SIDE and width <= side // 4:
         chance = torch.Generator(device=gram.device).manual_seed(side)
         basis = torch.randn(side, width, generator=chance, device=gram.device)
         for _ in range(POWER):
