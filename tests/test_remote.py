@@ -329,6 +329,30 @@ def test_a_file_is_copied_there_and_back(
     assert found == boto3.client("s3").get_object(Bucket="models", Key=key)["Body"].read()
 
 
+def test_companion_files_are_copied_and_checked_too(store: str, tmp_path: Path) -> None:
+    for name, state in {"base": BASE, "ant": TUNES["ant"]}.items():
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+    bank, there = tmp_path / "bank.tvq", "s3://models/companions.tvq"
+    tvcodec.encode(tmp_path / "base", {"ant": tmp_path / "ant"}, bank)
+    with Archive(bank).container as container:
+        root = container.root_digest.hex()
+    assert copy(bank, there).root == root
+    with tvcodec.open(there) as opened:
+        opened.archive.verify()
+        at = opened.archive.root.companions_offset
+    data = bytearray(bank.read_bytes())
+    data[at] ^= 1
+    bank.write_bytes(data)
+    for target in (str(tmp_path / "copy.tvq"), "s3://models/wrong.tvq"):
+        with pytest.raises(tvcodec.FormatError, match="companion files: checksum mismatch"):
+            copy(bank, target)
+    assert not (tmp_path / "copy.tvq").exists()
+    listed = boto3.client("s3").list_objects_v2(Bucket="models", Prefix="wrong")
+    assert listed["KeyCount"] == 0
+
+
 def test_a_damaged_file_is_not_copied(web: Web, store: str, data: bytes, tmp_path: Path) -> None:
     wrong = web.files["/bank.tvq"] = damaged(data, "dog", tmp_path)
     (tmp_path / "wrong.tvq").write_bytes(wrong)

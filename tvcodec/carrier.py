@@ -123,6 +123,8 @@ def _starts(archive: Archive) -> Iterator[tuple[str, int]]:
             yield f"{folder}/{_called(archive, section)}", offset
         yield f"{folder}/index", at + group.sections_length
         at += group.length
+    if archive.root.companions:
+        yield "companion files", archive.root.companions_offset
     if archive.root.gram_length:
         yield "similarity", archive.root.gram_offset
     yield "root index", container.root_offset
