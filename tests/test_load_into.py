@@ -94,3 +94,44 @@ def test_another_base_model_is_refused_and_the_module_left_alone(
         opened.load_into(module, "a", wrong)
     for name, tensor in module.state_dict().items():
         assert_same(tensor, states["base"][name])
+
+
+def test_a_base_model_that_lacks_a_parameter_is_refused(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank],
+) -> None:
+    module, states, opened = bank
+    less = {name: tensor for name, tensor in states["base"].items() if name != "norm.bias"}
+    with pytest.raises(tvcodec.BaseModelMismatch, match=r"differ: norm.bias \(not there\)"):
+        opened.load_into(module, "a", less)
+    for name, tensor in module.state_dict().items():
+        assert_same(tensor, states["base"][name])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.empty(16, device="meta"), "expected a tensor in memory, got a meta one"),
+        (torch.zeros(16, dtype=torch.int64), "expected floats, got torch.int64"),
+        (torch.zeros(1).expand(16), "expected memory of its own for each value"),
+    ],
+)
+def test_a_tensor_that_cannot_take_the_values_is_refused_before_any_other_is_written(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank], tensor: torch.Tensor, said: str
+) -> None:
+    module, states, opened = bank
+    module.norm.weight = nn.Parameter(tensor, requires_grad=False)
+    with pytest.raises(tvcodec.CheckpointError, match=f"'a': parameter 'norm.weight': {said}"):
+        opened.load_into(module, "a", states["base"])
+    assert_same(module.state_dict()["embed.weight"], states["base"]["embed.weight"])
+
+
+def test_views_and_transposes_are_written_in_their_place(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank],
+) -> None:
+    module, states, opened = bank
+    around = torch.zeros(20, 50)
+    module.embed.weight.data = around[2:18, 10:40].T  # and so that of the head, which is tied
+    opened.load_into(module, "a", states["base"])
+    assert_same(module.state_dict()["head.weight"].contiguous(), states["a"]["head.weight"])
+    assert int(around.count_nonzero()) == int(states["a"]["head.weight"].count_nonzero())
+    assert module.embed.weight.requires_grad
