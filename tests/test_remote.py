@@ -1,5 +1,6 @@
 """Archives at URLs: how little is read, what is noticed, what is said; servers are real ones."""
 
+import gzip
 import hashlib
 import importlib
 import json
@@ -26,6 +27,7 @@ from tvcodec.archive import Archive
 from tvcodec.cli import main
 from tvcodec.copying import copy
 from tvcodec.location import is_url, redacted, shown
+from tvcodec.remote import NoRanges
 from tvcodec.remote.ranges import Ranges, joined, split
 
 SHAPES = {"a.weight": (300, 200), "b.weight": (200, 150), "c.bias": (50,)}
@@ -61,6 +63,8 @@ class Web:
     asked: list[tuple[str | None, int, int]] = field(default_factory=list)
     ranges: bool = True
     etags: bool = True
+    extra: bytes = b""  # behind each range, and counted in its length
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def sent(self) -> int:
@@ -100,12 +104,17 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
                 return 416, b"", {"Content-Range": f"bytes */{len(whole)}"}
             body = whole[start : last + 1]
             place = f"bytes {start}-{start + len(body) - 1}/{len(whole)}"
-            return 206, body, {**headers, "Content-Range": place}
+            return 206, body + told.extra, {**headers, "Content-Range": place, **told.headers}
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError):  # of a client that wants no more
+                super().handle_error(request, client_address)
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
         told.url = f"http://127.0.0.1:{server.server_port}"
@@ -310,6 +319,21 @@ def test_a_server_without_ranges_is_refused_before_it_sends_a_file(
     assert (tmp_path / "copy.tvq").read_bytes() == data
 
 
+@pytest.mark.parametrize("wrong", ["longer", "packed", "cut"])
+def test_an_answer_that_is_not_the_range_asked_for_is_refused_unread(web: Web, wrong: str) -> None:
+    """Its body may be endless, or unpack into more than was asked for."""
+    if wrong == "longer":
+        web.extra = bytes(1000)
+    elif wrong == "packed":
+        web.files["/bank.tvq"] = gzip.compress(bytes(1 << 20))
+        web.headers = {"Content-Encoding": "gzip"}
+    else:
+        web.headers = {"Content-Range": f"bytes 0-9/{len(web.files['/bank.tvq'])}"}
+    with pytest.raises(NoRanges):
+        tvcodec.open(f"{web.url}/bank.tvq")
+    assert [status for _, status, _ in web.asked] == [206]
+
+
 def test_a_file_is_copied_there_and_back(
     store: str, bank: Path, data: bytes, tmp_path: Path
 ) -> None:
@@ -442,6 +466,16 @@ def test_secrets_in_urls_are_not_shown(web: Web, tmp_path: Path) -> None:
             dict(opened.decode("ant", BASE))
         assert raised.value.__cause__ is None
         assert "abc123" not in str(raised.value)
+
+
+def test_what_carries_files_refuses_urls_and_shows_no_secret(tmp_path: Path) -> None:
+    url, out = "https://user:word@example.org/bank.tvq?sig=abc123", tmp_path / "out"
+    for command in (["export", url, "--format", "safetensors"], ["import", url]):
+        result = run(*command, "-o", out)
+        assert result.exit_code == 1
+        assert "https://***@example.org/bank.tvq?***: expected a local file" in result.stderr
+        assert "hint: " in result.stderr
+        assert not any(secret in result.output for secret in ("user", "word", "abc123"))
 
 
 def test_what_changes_files_refuses_urls(web: Web, bank: Path, tmp_path: Path) -> None:
