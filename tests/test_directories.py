@@ -151,6 +151,17 @@ def test_an_exact_directory_comes_back_byte_for_byte(
     assert logits(tmp_path / f"{llamas.name}-wider").shape[-1] == 65
 
 
+def test_an_index_of_shards_goes_where_they_become_one_file(llamas: Path, tmp_path: Path) -> None:
+    assert (llamas / "one" / "model.safetensors.index.json").exists()
+    tvcodec.encode(llamas / "base", {"one": llamas / "one"}, tmp_path / "a.tvq", recipe=EXACT)
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        bank.decode("one", llamas / "base").save(tmp_path / "out", max_shard_size=1 << 30)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "model.safetensors" in names
+    assert "model.safetensors.index.json" not in names
+    assert "config.json" in names
+
+
 def test_a_sharded_llama_with_another_row_comes_back_close(llamas: Path, tmp_path: Path) -> None:
     tasks = {task: llamas / task for task in ("one", "wider")}
     recipe = tvcodec.QUALITIES["high"]
