@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
-from tvcodec import entropy
 from tvcodec.container import Container, Writer, aligned
 from tvcodec.errors import FormatError
 from tvcodec.index import (
@@ -59,6 +58,8 @@ class StoredFiles:
 
     def content(self, sha256: bytes) -> bytes:
         """The bytes of a blob."""
+        from tvcodec import entropy  # here, since numpy takes longer than what most commands do
+
         size, data = self.stored(sha256)
         where = f"{self._container.path}: {CALLED}: {sha256.hex()}"
         try:
