@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -320,4 +321,26 @@ def test_a_merge_has_a_card_and_loads(llamas: Path, tmp_path: Path) -> None:
         metadata = file.metadata()
     assert json.loads(metadata["tvcodec.archives"]) == {"a.tvq": summary.root}
     assert json.loads(metadata["tvcodec.base_model"]) == "base"
-    assert json.loads(metadata["tvcodec.command"]).endswith("out.safetensors")
+    assert json.loads(metadata["tvcodec.command"]) == shlex.join(["tvcodec", *words])
+    again = [
+        *words,
+        "--json",
+        "--output",
+        str(tmp_path / "again.safetensors"),
+        "--jobs=1",
+        "--force",
+    ]
+    assert CliRunner().invoke(main, again).exit_code == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == merged.read_bytes()
+
+
+def test_a_merge_of_files_of_one_name_tells_of_both(llamas: Path, tmp_path: Path) -> None:
+    roots = []
+    for task in ("one", "wider"):
+        (tmp_path / task).mkdir()
+        summary = tvcodec.encode(llamas / "base", {task: llamas / task}, tmp_path / task / "a.tvq")
+        roots.append(summary.root)
+    paths = [tmp_path / task / "a.tvq" for task in ("one", "wider")]
+    with tvcodec.open(paths[0]) as bank, tvcodec.open(paths[1]) as other:
+        metadata = bank.merge(llamas / "base", others=[other]).metadata
+    assert json.loads(metadata["tvcodec.archives"]) == {"a.tvq": roots[0], "a.tvq (2)": roots[1]}

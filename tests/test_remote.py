@@ -468,6 +468,19 @@ def test_secrets_in_urls_are_not_shown(web: Web, tmp_path: Path) -> None:
         assert "abc123" not in str(raised.value)
 
 
+def test_no_secret_is_written_into_a_merge(web: Web, tmp_path: Path) -> None:
+    save_file(BASE, tmp_path / "base.safetensors")
+    url = web.url.replace("//", "//user:word@") + "/bank.tvq?sig=abc123"
+    out = tmp_path / "merged"
+    assert (
+        run("merge", url, "--base-model", tmp_path / "base.safetensors", "-o", out).exit_code == 0
+    )
+    for path in (out / "README.md", out / "model.safetensors"):
+        written = path.read_bytes()
+        assert b"/bank.tvq?***" in written
+        assert not any(secret in written for secret in (b"user", b":word", b"abc123"))
+
+
 def test_what_carries_files_refuses_urls_and_shows_no_secret(tmp_path: Path) -> None:
     url, out = "https://user:word@example.org/bank.tvq?sig=abc123", tmp_path / "out"
     for command in (["export", url, "--format", "safetensors"], ["import", url]):

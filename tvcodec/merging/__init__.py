@@ -47,7 +47,12 @@ def merged_model(
 def _origin(tasks: Tasks, base: BaseModel) -> dict[str, str]:
     """What the base model is called, where it has a name, and the root digests of the files."""
     archives = {id(term.task.archive): term.task.archive for term in tasks.terms}.values()
-    roots = {Path(one.path).name: one.container.root_digest.hex() for one in archives}
+    roots: dict[str, str] = {}
+    for one in archives:
+        name, number = Path(one.path).name, 1
+        while (unique := name if number == 1 else f"{name} ({number})") in roots:
+            number += 1
+        roots[unique] = one.container.root_digest.hex()
     origin = {"tvcodec.archives": json.dumps(roots, sort_keys=True)}
     place = base.directory or base.checkpoint.path
     return origin if place is None else {**origin, "tvcodec.base_model": json.dumps(called(place))}
