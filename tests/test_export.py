@@ -215,6 +215,19 @@ def test_an_adapter_comes_back_as_it_went_in(bank, tmp_path):
         assert torch.linalg.norm(second[name] - delta) < 0.01 * torch.linalg.norm(delta)
 
 
+def test_a_tied_matrix_that_the_adapter_leaves_alone_is_told_of(tmp_path):
+    base = {"a.weight": normal(1, 64, 64)}
+    base["b.weight"] = base["a.weight"].clone()
+    tuned = low_rank(2, base["a.weight"], 2)
+    tune = {name: tensor + tuned for name, tensor in base.items()}
+    path = tmp_path / "bank.tvq"
+    tvcodec.encode(base, {"cars": tune}, path, recipe=FINE)
+    with tvcodec.open(path) as opened:
+        written = export_adapter(opened, "cars", base, tmp_path / "adapter", rank=2)
+    assert written.modules == 1
+    assert written.notes == ["b.weight: tied to a.weight, which alone the adapter changes"]
+
+
 def test_another_base_model_is_refused(bank, tmp_path):
     _, path, state = bank(bert(), r".*query\.weight")
     other = {name: value + 1 for name, value in state.items()}

@@ -135,3 +135,22 @@ def test_views_and_transposes_are_written_in_their_place(
     assert_same(module.state_dict()["head.weight"].contiguous(), states["a"]["head.weight"])
     assert int(around.count_nonzero()) == int(states["a"]["head.weight"].count_nonzero())
     assert module.embed.weight.requires_grad
+
+
+def test_a_task_that_unties_weights_is_refused_by_a_module_that_ties_them(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank], tmp_path: Path
+) -> None:
+    """As an adapter of the embeddings does: one of the two values would win."""
+    module, states, _ = bank
+    tune = {**states["base"], "embed.weight": states["a"]["embed.weight"]}
+    tvcodec.encode(states["base"], {"c": tune}, tmp_path / "c.tvq", recipe=tvcodec.EXACT)
+    with tvcodec.open(tmp_path / "c.tvq") as opened:
+        with pytest.raises(
+            tvcodec.CheckpointError, match=r"'head.weight': expected memory apart from 'embed"
+        ):
+            opened.load_into(module, "c", states["base"])
+        assert_same(module.state_dict()["embed.weight"], states["base"]["embed.weight"])
+        module.head.weight = nn.Parameter(module.embed.weight.detach().clone())
+        opened.load_into(module, "c", states["base"])
+    for name, tensor in module.state_dict().items():
+        assert_same(tensor, tune[name])

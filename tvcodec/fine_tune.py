@@ -62,6 +62,20 @@ class FineTune:
         if tau is not None:
             live.add_(tau)
 
+    def unties(self, one: str, other: str) -> bool:
+        """Whether two parameters that the base model has alike are no longer."""
+        of = self.archive.numbers
+        if one not in of or other not in of:
+            return False
+        first, second = of[one], of[other]
+        if self.task.replaced(first) or self.task.replaced(second):
+            return False
+        parameters = self.archive.root.base_model
+        bits = [(p.dtype, p.dims, p.crc32) for p in (parameters[first], parameters[second])]
+        changed = self.task.changed(first) or self.task.changed(second)
+        apart = self.task.stored_as(first) != self.task.stored_as(second)
+        return changed and apart and bits[0] == bits[1]
+
     def _fits(self, number: int, live: Tensor) -> bool:
         """Whether a parameter is float32 before and after, and can be summed where `live` is."""
         return (

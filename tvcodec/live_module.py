@@ -19,11 +19,14 @@ def overwrite(
 ) -> None:
     """Overwrites the parameters and buffers of a module with what messages call `label`.
 
-    CheckpointError unless the module has its names and shapes, memory that can be written to, and
-    that apart from `base`; BaseModelMismatch; either before anything is written.
+    CheckpointError unless the module has its names and shapes, memory that can be written to, apart
+    from `base`, and of its own for tensors that differ; BaseModelMismatch; either before anything
+    is written.
     """
     shapes, live = source.shapes(), dict(module.state_dict(keep_vars=True))
     _check(live, shapes, label)
+    if isinstance(source, FineTune):
+        _check_tied(live, source, label)
     if shared := base.checkpoint.shared_with(live.values()):
         raise CheckpointError(
             f"parameter {shared!r}: expected a base model apart from the module, got its own"
@@ -68,6 +71,20 @@ def _check(
             raise CheckpointError(
                 f"{where}: expected memory of its own for each value, outside inference mode",
                 "give the module a copy of this tensor: tensor.clone()",
+            )
+
+
+def _check_tied(live: Mapping[str, Tensor], source: FineTune, label: str) -> None:
+    """CheckpointError where two parameters that the fine-tune has no longer tied are one tensor."""
+    first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    for name in source.shapes():
+        tensor = live[name]
+        twin = first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
+        if source.unties(twin, name):
+            raise CheckpointError(
+                f"{label}: parameter {name!r}: expected memory apart from {twin!r}, which differs"
+                " here, got the same",
+                "untie the module's weights: give one of them a clone",
             )
 
 
