@@ -29,6 +29,7 @@ import tvcodec
 from tvcodec.archive import Archive
 from tvcodec.cli import main
 from tvcodec.errors import CheckpointError, FormatError
+from tvcodec.merging.card import write_card
 
 TOKENS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 EXACT = tvcodec.EXACT
@@ -332,6 +333,16 @@ def test_a_merge_has_a_card_and_loads(llamas: Path, tmp_path: Path) -> None:
     ]
     assert CliRunner().invoke(main, again).exit_code == 0
     assert (tmp_path / "again.safetensors").read_bytes() == merged.read_bytes()
+
+
+def test_a_card_is_yaml_whatever_a_path_holds(tmp_path: Path) -> None:
+    command = "tvcodec merge '\U0001f600\x7f\x85\u2028.tvq' \udcff.tvq"
+    told = {"command": command, "tasks": ["one"], "scaling": 1.0, "archives": {"\U0001f600": "00"}}
+    metadata = {f"tvcodec.{name}": json.dumps(value) for name, value in told.items()}
+    write_card(tmp_path, {"tvcodec.merge": "ties", **metadata})
+    _, front, body = (tmp_path / "README.md").read_bytes().decode().split("---\n", 2)
+    assert yaml.safe_load(front)["tvcodec"] == {"method": "ties", **told}
+    assert "\\udcff.tvq" in body
 
 
 def test_a_merge_of_files_of_one_name_tells_of_both(llamas: Path, tmp_path: Path) -> None:

@@ -518,6 +518,7 @@ def test_a_path_is_a_url_by_its_scheme() -> None:
     assert not any(map(is_url, paths))
     assert shown("https://u:p@h/x?y=z#w") == "https://***@h/x?***"
     assert shown("dir/what?.tvq") == "dir/what?.tvq"
+    assert redacted("is wrong", "https://@h/x") == "is wrong"
     said = redacted("at https://u:p@h/x?y=z: u:p and y=z are wrong", "https://u:p@h/x?y=z")
     assert said == "at https://***@h/x?*** *** and *** are wrong"
 
