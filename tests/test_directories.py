@@ -30,6 +30,7 @@ from tvcodec.archive import Archive
 from tvcodec.cli import main
 from tvcodec.errors import CheckpointError, FormatError
 from tvcodec.merging.card import write_card
+from tvcodec.stored_files import StoredFiles
 
 TOKENS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 EXACT = tvcodec.EXACT
@@ -151,6 +152,20 @@ def test_an_exact_directory_comes_back_byte_for_byte(
                 assert digests(out) == digests(top / task)
     assert torch.equal(logits(tmp_path / f"{llamas.name}-wider"), logits(llamas / "wider"))
     assert logits(tmp_path / f"{llamas.name}-wider").shape[-1] == 65
+
+
+def test_too_much_is_refused_before_any_of_it_is_unpacked(
+    berts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tvcodec.encode(berts / "base", {"one": berts / "one"}, tmp_path / "a.tvq", recipe=EXACT)
+    monkeypatch.setattr("tvcodec.stored_files.KEPT_MAX", 99)
+    unpacked: list[bytes] = []
+    monkeypatch.setattr(StoredFiles, "content", lambda self, sha256: unpacked.append(sha256))
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        model = bank.decode("one", berts / "base")
+        with pytest.raises(FormatError, match="'one': companion files: expected at most 99 bytes"):
+            model.save(tmp_path / "out")
+    assert unpacked == []
 
 
 def test_an_index_of_shards_goes_where_they_become_one_file(llamas: Path, tmp_path: Path) -> None:
