@@ -31,6 +31,12 @@ class _Recorded(click.Command):
     no secrets in URLs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        left = super().parse_args(ctx, list(args))  # which sees to mistakes, and to --help
+        if not ctx.resilient_parsing:
+            ctx.meta[COMMAND] = self._command(ctx, args)
+        return left
+
+    def _command(self, ctx: click.Context, args: list[str]) -> str:
         given, _, order = self.make_parser(ctx).parse_args(list(args))
         banks, chosen = [], []
         for parameter in dict.fromkeys(order):
@@ -42,8 +48,7 @@ class _Recorded(click.Command):
                 for value in values:
                     flag = max(parameter.opts, key=len)
                     chosen += [flag] if parameter.is_flag else [flag, value]
-        ctx.meta[COMMAND] = shlex.join(["tvcodec", "merge", *banks, *chosen])
-        return super().parse_args(ctx, args)
+        return shlex.join(["tvcodec", "merge", *banks, *chosen])
 
 
 @click.command(cls=_Recorded)
