@@ -44,7 +44,7 @@ IMPORTS = {
     "editing": "archive assembly container errors location locking",
     "salvaging": "archive assembly container errors index location source",
     "copying": "archive assembly container durable errors location remote source",
-    "carrier": "archive container durable errors index source",
+    "carrier": "archive container durable errors index location source",
     # numbers, which know no bytes
     "quantize": "dense",
     "dense": "",
@@ -89,7 +89,7 @@ IMPORTS = {
     "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
     "fine_tune": "base_model checkpoint dense parts stored_task summands",
-    "live_module": "base_model errors fine_tune threads",
+    "live_module": "base_model checkpoint errors fine_tune threads",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
@@ -114,8 +114,8 @@ IMPORTS = {
     "__init__": "errors",
     "__main__": "cli",
     "cli": "__init__ adding archive carrier checkpoint cluster container content copying curve"
-    " decoder durable editing encoder errors evaluating index lora merge published rate recipes"
-    " remeasure report salvaging tuning wording",
+    " decoder durable editing encoder errors evaluating index location lora merge published rate"
+    " recipes remeasure report salvaging tuning wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),

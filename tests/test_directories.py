@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,8 @@ import tvcodec
 from tvcodec.archive import Archive
 from tvcodec.cli import main
 from tvcodec.errors import CheckpointError, FormatError
+from tvcodec.merging.card import write_card
+from tvcodec.stored_files import StoredFiles
 
 TOKENS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 EXACT = tvcodec.EXACT
@@ -149,6 +152,31 @@ def test_an_exact_directory_comes_back_byte_for_byte(
                 assert digests(out) == digests(top / task)
     assert torch.equal(logits(tmp_path / f"{llamas.name}-wider"), logits(llamas / "wider"))
     assert logits(tmp_path / f"{llamas.name}-wider").shape[-1] == 65
+
+
+def test_too_much_is_refused_before_any_of_it_is_unpacked(
+    berts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tvcodec.encode(berts / "base", {"one": berts / "one"}, tmp_path / "a.tvq", recipe=EXACT)
+    monkeypatch.setattr("tvcodec.stored_files.KEPT_MAX", 99)
+    unpacked: list[bytes] = []
+    monkeypatch.setattr(StoredFiles, "content", lambda self, sha256: unpacked.append(sha256))
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        model = bank.decode("one", berts / "base")
+        with pytest.raises(FormatError, match="'one': companion files: expected at most 99 bytes"):
+            model.save(tmp_path / "out")
+    assert unpacked == []
+
+
+def test_an_index_of_shards_goes_where_they_become_one_file(llamas: Path, tmp_path: Path) -> None:
+    assert (llamas / "one" / "model.safetensors.index.json").exists()
+    tvcodec.encode(llamas / "base", {"one": llamas / "one"}, tmp_path / "a.tvq", recipe=EXACT)
+    with tvcodec.open(tmp_path / "a.tvq") as bank:
+        bank.decode("one", llamas / "base").save(tmp_path / "out", max_shard_size=1 << 30)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "model.safetensors" in names
+    assert "model.safetensors.index.json" not in names
+    assert "config.json" in names
 
 
 def test_a_sharded_llama_with_another_row_comes_back_close(llamas: Path, tmp_path: Path) -> None:
@@ -309,4 +337,36 @@ def test_a_merge_has_a_card_and_loads(llamas: Path, tmp_path: Path) -> None:
         metadata = file.metadata()
     assert json.loads(metadata["tvcodec.archives"]) == {"a.tvq": summary.root}
     assert json.loads(metadata["tvcodec.base_model"]) == "base"
-    assert json.loads(metadata["tvcodec.command"]).endswith("out.safetensors")
+    assert json.loads(metadata["tvcodec.command"]) == shlex.join(["tvcodec", *words])
+    again = [
+        *words,
+        "--json",
+        "--output",
+        str(tmp_path / "again.safetensors"),
+        "--jobs=1",
+        "--force",
+    ]
+    assert CliRunner().invoke(main, again).exit_code == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == merged.read_bytes()
+
+
+def test_a_card_is_yaml_whatever_a_path_holds(tmp_path: Path) -> None:
+    command = "tvcodec merge '\U0001f600\x7f\x85\u2028.tvq' \udcff.tvq"
+    told = {"command": command, "tasks": ["one"], "scaling": 1.0, "archives": {"\U0001f600": "00"}}
+    metadata = {f"tvcodec.{name}": json.dumps(value) for name, value in told.items()}
+    write_card(tmp_path, {"tvcodec.merge": "ties", **metadata})
+    _, front, body = (tmp_path / "README.md").read_bytes().decode().split("---\n", 2)
+    assert yaml.safe_load(front)["tvcodec"] == {"method": "ties", **told}
+    assert "\\udcff.tvq" in body
+
+
+def test_a_merge_of_files_of_one_name_tells_of_both(llamas: Path, tmp_path: Path) -> None:
+    roots = []
+    for task in ("one", "wider"):
+        (tmp_path / task).mkdir()
+        summary = tvcodec.encode(llamas / "base", {task: llamas / task}, tmp_path / task / "a.tvq")
+        roots.append(summary.root)
+    paths = [tmp_path / task / "a.tvq" for task in ("one", "wider")]
+    with tvcodec.open(paths[0]) as bank, tvcodec.open(paths[1]) as other:
+        metadata = bank.merge(llamas / "base", others=[other]).metadata
+    assert json.loads(metadata["tvcodec.archives"]) == {"a.tvq": roots[0], "a.tvq (2)": roots[1]}

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,19 @@ def test_an_adapter_comes_back_as_it_went_in(bank, tmp_path):
         assert torch.linalg.norm(second[name] - delta) < 0.01 * torch.linalg.norm(delta)
 
 
+def test_a_tied_matrix_that_the_adapter_leaves_alone_is_told_of(tmp_path):
+    base = {"a.weight": normal(1, 64, 64)}
+    base["b.weight"] = base["a.weight"].clone()
+    tuned = low_rank(2, base["a.weight"], 2)
+    tune = {name: tensor + tuned for name, tensor in base.items()}
+    path = tmp_path / "bank.tvq"
+    tvcodec.encode(base, {"cars": tune}, path, recipe=FINE)
+    with tvcodec.open(path) as opened:
+        written = export_adapter(opened, "cars", base, tmp_path / "adapter", rank=2)
+    assert written.modules == 1
+    assert written.notes == ["b.weight: tied to a.weight, which alone the adapter changes"]
+
+
 def test_another_base_model_is_refused(bank, tmp_path):
     _, path, state = bank(bert(), r".*query\.weight")
     other = {name: value + 1 for name, value in state.items()}
@@ -297,6 +311,24 @@ def test_a_file_goes_into_safetensors_and_comes_back_byte_for_byte(file, tmp_pat
     assert shown[-3:] == ["similarity", "root index", "trailer"]
     assert carrier.from_safetensors(out, back).root == written.root
     assert back.read_bytes() == file.read_bytes()
+
+
+def test_companion_files_are_a_part_of_their_own(tmp_path):
+    for name in ("base", "cars"):
+        (tmp_path / name).mkdir()
+        save_file({"w": normal(len(name), 8, 8)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+    bank, out, back = (tmp_path / name for name in ("bank.tvq", "bank.safetensors", "back.tvq"))
+    tvcodec.encode(tmp_path / "base", {"cars": tmp_path / "cars"}, bank)
+    carrier.to_safetensors(bank, out)
+    with safetensors.safe_open(out, "pt") as opened:
+        shapes = {n.partition("/")[2]: opened.get_slice(n).get_shape() for n in opened}
+    with closing(Archive(bank)) as archive:
+        group = archive.root.companions
+    assert group is not None
+    assert shapes["companion files"] == [group.length]
+    carrier.from_safetensors(out, back)
+    assert back.read_bytes() == bank.read_bytes()
 
 
 def test_tensors_saved_again_by_the_library_still_carry_the_file(file, tmp_path):

@@ -8,7 +8,6 @@ from conftest import State, assert_same, normal
 from torch import nn
 
 import tvcodec
-from tvcodec.errors import CheckpointError
 
 
 class Net(nn.Module):
@@ -97,16 +96,61 @@ def test_another_base_model_is_refused_and_the_module_left_alone(
         assert_same(tensor, states["base"][name])
 
 
-def test_a_module_that_ties_what_the_fine_tune_does_not_is_refused(
+def test_a_base_model_that_lacks_a_parameter_is_refused(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank],
+) -> None:
+    module, states, opened = bank
+    less = {name: tensor for name, tensor in states["base"].items() if name != "norm.bias"}
+    with pytest.raises(tvcodec.BaseModelMismatch, match=r"differ: norm.bias \(not there\)"):
+        opened.load_into(module, "a", less)
+    for name, tensor in module.state_dict().items():
+        assert_same(tensor, states["base"][name])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.empty(16, device="meta"), "expected a tensor in memory, got a meta one"),
+        (torch.zeros(16, dtype=torch.int64), "expected floats, got torch.int64"),
+        (torch.zeros(1).expand(16), "expected memory of its own for each value"),
+    ],
+)
+def test_a_tensor_that_cannot_take_the_values_is_refused_before_any_other_is_written(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank], tensor: torch.Tensor, said: str
+) -> None:
+    module, states, opened = bank
+    module.norm.weight = nn.Parameter(tensor, requires_grad=False)
+    with pytest.raises(tvcodec.CheckpointError, match=f"'a': parameter 'norm.weight': {said}"):
+        opened.load_into(module, "a", states["base"])
+    assert_same(module.state_dict()["embed.weight"], states["base"]["embed.weight"])
+
+
+def test_views_and_transposes_are_written_in_their_place(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank],
+) -> None:
+    module, states, opened = bank
+    around = torch.zeros(20, 50)
+    module.embed.weight.data = around[2:18, 10:40].T  # and so that of the head, which is tied
+    opened.load_into(module, "a", states["base"])
+    assert_same(module.state_dict()["head.weight"].contiguous(), states["a"]["head.weight"])
+    assert int(around.count_nonzero()) == int(states["a"]["head.weight"].count_nonzero())
+    assert module.embed.weight.requires_grad
+
+
+def test_a_task_that_unties_weights_is_refused_by_a_module_that_ties_them(
     bank: tuple[Net, dict[str, State], tvcodec.Bank], tmp_path: Path
 ) -> None:
+    """As an adapter of the embeddings does: one of the two values would win."""
     module, states, _ = bank
-    apart = {**states["a"], "head.weight": states["a"]["head.weight"] + 1}
-    tvcodec.encode(states["base"], {"a": apart}, tmp_path / "apart.tvq", recipe=tvcodec.EXACT)
-    before = copied(module)
-    with tvcodec.open(tmp_path / "apart.tvq") as opened:
-        with pytest.raises(CheckpointError, match="got one that ties them"):
-            opened.load_into(module, "a", states["base"])
-        opened.load_into(module, None, states["base"])
+    tune = {**states["base"], "embed.weight": states["a"]["embed.weight"]}
+    tvcodec.encode(states["base"], {"c": tune}, tmp_path / "c.tvq", recipe=tvcodec.EXACT)
+    with tvcodec.open(tmp_path / "c.tvq") as opened:
+        with pytest.raises(
+            tvcodec.CheckpointError, match=r"'head.weight': expected memory apart from 'embed"
+        ):
+            opened.load_into(module, "c", states["base"])
+        assert_same(module.state_dict()["embed.weight"], states["base"]["embed.weight"])
+        module.head.weight = nn.Parameter(module.embed.weight.detach().clone())
+        opened.load_into(module, "c", states["base"])
     for name, tensor in module.state_dict().items():
-        assert_same(tensor, before[name])
+        assert_same(tensor, tune[name])

@@ -1,5 +1,6 @@
 """Archives at URLs: how little is read, what is noticed, what is said; servers are real ones."""
 
+import gzip
 import hashlib
 import importlib
 import json
@@ -26,6 +27,7 @@ from tvcodec.archive import Archive
 from tvcodec.cli import main
 from tvcodec.copying import copy
 from tvcodec.location import is_url, redacted, shown
+from tvcodec.remote import NoRanges
 from tvcodec.remote.ranges import Ranges, joined, split
 
 SHAPES = {"a.weight": (300, 200), "b.weight": (200, 150), "c.bias": (50,)}
@@ -61,6 +63,8 @@ class Web:
     asked: list[tuple[str | None, int, int]] = field(default_factory=list)
     ranges: bool = True
     etags: bool = True
+    extra: bytes = b""  # behind each range, and counted in its length
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def sent(self) -> int:
@@ -100,12 +104,17 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
                 return 416, b"", {"Content-Range": f"bytes */{len(whole)}"}
             body = whole[start : last + 1]
             place = f"bytes {start}-{start + len(body) - 1}/{len(whole)}"
-            return 206, body, {**headers, "Content-Range": place}
+            return 206, body + told.extra, {**headers, "Content-Range": place, **told.headers}
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], ConnectionError):  # of a client that wants no more
+                super().handle_error(request, client_address)
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
         told.url = f"http://127.0.0.1:{server.server_port}"
@@ -310,6 +319,21 @@ def test_a_server_without_ranges_is_refused_before_it_sends_a_file(
     assert (tmp_path / "copy.tvq").read_bytes() == data
 
 
+@pytest.mark.parametrize("wrong", ["longer", "packed", "cut"])
+def test_an_answer_that_is_not_the_range_asked_for_is_refused_unread(web: Web, wrong: str) -> None:
+    """Its body may be endless, or unpack into more than was asked for."""
+    if wrong == "longer":
+        web.extra = bytes(1000)
+    elif wrong == "packed":
+        web.files["/bank.tvq"] = gzip.compress(bytes(1 << 20))
+        web.headers = {"Content-Encoding": "gzip"}
+    else:
+        web.headers = {"Content-Range": f"bytes 0-9/{len(web.files['/bank.tvq'])}"}
+    with pytest.raises(NoRanges):
+        tvcodec.open(f"{web.url}/bank.tvq")
+    assert [status for _, status, _ in web.asked] == [206]
+
+
 def test_a_file_is_copied_there_and_back(
     store: str, bank: Path, data: bytes, tmp_path: Path
 ) -> None:
@@ -327,6 +351,30 @@ def test_a_file_is_copied_there_and_back(
     assert (tmp_path / "back.tvq").read_bytes() == data
     assert run("copy", there, there, "--force").exit_code == 0
     assert found == boto3.client("s3").get_object(Bucket="models", Key=key)["Body"].read()
+
+
+def test_companion_files_are_copied_and_checked_too(store: str, tmp_path: Path) -> None:
+    for name, state in {"base": BASE, "ant": TUNES["ant"]}.items():
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+    bank, there = tmp_path / "bank.tvq", "s3://models/companions.tvq"
+    tvcodec.encode(tmp_path / "base", {"ant": tmp_path / "ant"}, bank)
+    with Archive(bank).container as container:
+        root = container.root_digest.hex()
+    assert copy(bank, there).root == root
+    with tvcodec.open(there) as opened:
+        opened.archive.verify()
+        at = opened.archive.root.companions_offset
+    data = bytearray(bank.read_bytes())
+    data[at] ^= 1
+    bank.write_bytes(data)
+    for target in (str(tmp_path / "copy.tvq"), "s3://models/wrong.tvq"):
+        with pytest.raises(tvcodec.FormatError, match="companion files: checksum mismatch"):
+            copy(bank, target)
+    assert not (tmp_path / "copy.tvq").exists()
+    listed = boto3.client("s3").list_objects_v2(Bucket="models", Prefix="wrong")
+    assert listed["KeyCount"] == 0
 
 
 def test_a_damaged_file_is_not_copied(web: Web, store: str, data: bytes, tmp_path: Path) -> None:
@@ -420,6 +468,29 @@ def test_secrets_in_urls_are_not_shown(web: Web, tmp_path: Path) -> None:
         assert "abc123" not in str(raised.value)
 
 
+def test_no_secret_is_written_into_a_merge(web: Web, tmp_path: Path) -> None:
+    save_file(BASE, tmp_path / "base.safetensors")
+    url = web.url.replace("//", "//user:word@") + "/bank.tvq?sig=abc123"
+    out = tmp_path / "merged"
+    assert (
+        run("merge", url, "--base-model", tmp_path / "base.safetensors", "-o", out).exit_code == 0
+    )
+    for path in (out / "README.md", out / "model.safetensors"):
+        written = path.read_bytes()
+        assert b"/bank.tvq?***" in written
+        assert not any(secret in written for secret in (b"user", b":word", b"abc123"))
+
+
+def test_what_carries_files_refuses_urls_and_shows_no_secret(tmp_path: Path) -> None:
+    url, out = "https://user:word@example.org/bank.tvq?sig=abc123", tmp_path / "out"
+    for command in (["export", url, "--format", "safetensors"], ["import", url]):
+        result = run(*command, "-o", out)
+        assert result.exit_code == 1
+        assert "https://***@example.org/bank.tvq?***: expected a local file" in result.stderr
+        assert "hint: " in result.stderr
+        assert not any(secret in result.output for secret in ("user", "word", "abc123"))
+
+
 def test_what_changes_files_refuses_urls(web: Web, bank: Path, tmp_path: Path) -> None:
     url, base = f"{web.url}/bank.tvq", tmp_path / "base.safetensors"
     save_file(BASE, base)
@@ -447,6 +518,7 @@ def test_a_path_is_a_url_by_its_scheme() -> None:
     assert not any(map(is_url, paths))
     assert shown("https://u:p@h/x?y=z#w") == "https://***@h/x?***"
     assert shown("dir/what?.tvq") == "dir/what?.tvq"
+    assert redacted("is wrong", "https://@h/x") == "is wrong"
     said = redacted("at https://u:p@h/x?y=z: u:p and y=z are wrong", "https://u:p@h/x?y=z")
     assert said == "at https://***@h/x?*** *** and *** are wrong"
 

@@ -160,6 +160,11 @@ class Archive:
         """FormatError unless every checksum in the file holds."""
         for task in self.groups:
             self.verify_group(task)
+        self.verify_apart()
+
+    def verify_apart(self) -> None:
+        """FormatError unless every checksum holds of what is no task's: companion files and
+        similarity."""
         self.companions.verify({task: self.index(task) for task in self.tasks})
         self.gram()
 

@@ -93,7 +93,8 @@ class BaseModel:
             pass
 
     def _place(self, number: int) -> object | None:
-        return self.checkpoint.place(self.archive.root.base_model[number].name)
+        name = self.archive.root.base_model[number].name
+        return self.checkpoint.place(name) if name in self.checkpoint else None
 
     def _is_checked(self, number: int) -> bool:
         return number in self._checked_in_memory or (number, self._place(number)) in self._checked

@@ -22,11 +22,13 @@ from tvcodec.container import CHUNK, PROLOGUE_SIZE, TRAILER_SIZE
 from tvcodec.durable import StrPath, durable_file
 from tvcodec.errors import FormatError, TvqError, naming
 from tvcodec.index import Section, Small
+from tvcodec.location import refuse_url
 from tvcodec.source import FileSource
 
 ROOT = "tvcodec.root"  # key of the metadata
 HEADER_MAX = 64 << 20
 LENGTH_FIELD = 8
+_LOCAL = "a local file", "copy it first: tvcodec copy"
 
 Parts = list[tuple[str, int]]  # names with sizes, in file order
 Progress = Callable[[int], None]  # told how many more bytes have been copied
@@ -41,6 +43,12 @@ class Carried:
     root: str
 
 
+def length(path: StrPath) -> int:
+    """Bytes to copy. TvqError for a URL."""
+    refuse_url(path, *_LOCAL)
+    return os.path.getsize(path)
+
+
 def to_safetensors(
     bank: StrPath,
     output: StrPath,
@@ -51,10 +59,10 @@ def to_safetensors(
 ) -> Carried:
     """Writes a .tvq file as tensors of bytes in one .safetensors file, a piece at a time.
 
-    FormatError for a file in which a checksum does not hold; TvqError where `output` is the file
-    itself, or exists and `force` is not set.
+    FormatError for a file in which a checksum does not hold; TvqError for URLs, and where `output`
+    is the file itself, or exists and `force` is not set.
     """
-    _refuse_same(bank, output)
+    _check_paths(bank, output)
     source = FileSource(bank)
     with closing(Archive(bank, expected_root=expected_root, source=source)) as archive:
         archive.verify()
@@ -85,7 +93,7 @@ def from_safetensors(
     FormatError unless header and data are those of a whole and sound .tvq file, whose digest is
     what the header says and `expected_root`, if that is given; TvqError as there.
     """
-    _refuse_same(carrier, output)
+    _check_paths(carrier, output)
     where = os.fspath(carrier)
     with closing(FileSource(carrier)) as source:
         start, found, root = _read_header(source, where)
@@ -123,6 +131,8 @@ def _starts(archive: Archive) -> Iterator[tuple[str, int]]:
             yield f"{folder}/{_called(archive, section)}", offset
         yield f"{folder}/index", at + group.sections_length
         at += group.length
+    if archive.root.companions:
+        yield "companion files", archive.root.companions_offset
     if archive.root.gram_length:
         yield "similarity", archive.root.gram_offset
     yield "root index", container.root_offset
@@ -186,7 +196,9 @@ def _copy(source: FileSource, start: int, handle: BinaryIO, progress: Progress) 
         progress(len(piece))
 
 
-def _refuse_same(given: StrPath, output: StrPath) -> None:
+def _check_paths(given: StrPath, output: StrPath) -> None:
+    for path in (given, output):
+        refuse_url(path, *_LOCAL)
     if os.path.exists(output) and os.path.samefile(given, output):
         raise TvqError(
             f"{os.fspath(output)}: expected an output apart from the input, got the same file",

@@ -82,7 +82,7 @@ def _check(archive: Archive, progress: Progress) -> None:
     for task in archive.groups:
         archive.verify_group(task)
         progress(archive.group(task).length)
-    archive.gram()
+    archive.verify_apart()
 
 
 def _bytes(archive: Archive) -> Iterator[bytes]:
@@ -91,6 +91,7 @@ def _bytes(archive: Archive) -> Iterator[bytes]:
     yield container.prologue
     for task in archive.groups:
         yield from archive.raw_group(task)
+    yield from archive.companions.raw()
     if root.gram_length:
         place = root.gram_offset, root.gram_length, root.gram_sha256
         gram = container.read_apart(*place, "similarity of tasks")

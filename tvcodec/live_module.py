@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tvcodec.base_model import BaseModel
+from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.errors import CheckpointError
 from tvcodec.fine_tune import FineTune
 from tvcodec.threads import computed
@@ -18,8 +19,9 @@ def overwrite(
 ) -> None:
     """Overwrites the parameters and buffers of a module with what messages call `label`.
 
-    CheckpointError unless the module has its names and shapes, and memory apart from `base`;
-    BaseModelMismatch; either before anything is written.
+    CheckpointError unless the module has its names and shapes, memory that can be written to, apart
+    from `base`, and of its own for tensors that differ; BaseModelMismatch; either before anything
+    is written.
     """
     shapes, live = source.shapes(), dict(module.state_dict(keep_vars=True))
     _check(live, shapes, label)
@@ -32,9 +34,9 @@ def overwrite(
     for first, name in _twins(live, shapes):
         if not source.same(first, name):
             raise CheckpointError(
-                f"{label}: parameters {first!r} and {name!r}: expected a module that has two"
-                " tensors for them, got one that ties them",
-                hint="is this the architecture of the fine-tune?",
+                f"{label}: parameter {name!r}: expected memory apart from {first!r}, which differs"
+                " here, got the same",
+                hint="untie the module's weights: give one of them a clone",
             )
     base.check_parameters([name for name in shapes if name in base.archive.numbers])
     tied: dict[int, list[str]] = {}  # one thread for tensors of one memory
@@ -65,12 +67,30 @@ def _twins(live: Mapping[str, Tensor], names: Iterable[str]) -> Iterator[tuple[s
 def _check(
     live: Mapping[str, Tensor], shapes: Mapping[str, tuple[str, tuple[int, ...]]], label: str
 ) -> None:
-    """CheckpointError unless a module's tensors have the names and shapes."""
+    """CheckpointError unless a module's tensors have the names and shapes, and can be written."""
     hint = "is this the architecture of the fine-tune?"
-    for name, (_, shape) in shapes.items():
+    for name, (dtype, shape) in shapes.items():
         where = f"{label}: parameter {name!r}"
         if name not in live:
             raise CheckpointError(f"{where}: expected a module that has it, got one without", hint)
         if tuple(live[name].shape) != shape:
             found = list(live[name].shape)
             raise CheckpointError(f"{where}: expected shape {list(shape)}, got {found}", hint)
+        if live[name].is_meta:
+            raise CheckpointError(
+                f"{where}: expected a tensor in memory, got a meta one",
+                "give it memory first: module.to_empty(device='cpu')",
+            )
+        if live[name].is_floating_point() < TORCH_DTYPES[dtype].is_floating_point:
+            raise CheckpointError(f"{where}: expected floats, got {live[name].dtype}", hint)
+        if not _writable(live[name]):
+            raise CheckpointError(
+                f"{where}: expected memory of its own for each value, outside inference mode",
+                "give the module a copy of this tensor: tensor.clone()",
+            )
+
+
+def _writable(tensor: Tensor) -> bool:
+    """Whether its values may be changed, one by one."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return not tensor.is_inference() and all(step or size < 2 for size, step in steps)

@@ -9,7 +9,7 @@ from tvcodec.errors import TvqError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:_-]+://")  # two letters or more: C:// is a drive
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
-_PASSWORD = re.compile(r"//([^/?#]*)@")
+_PASSWORD = re.compile(r"//([^/?#]+)@")
 _QUERY = re.compile(r"[?#](.+)", re.DOTALL)
 
 

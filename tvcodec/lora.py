@@ -230,6 +230,10 @@ class _Exporting:
             name = self.parameters[int(number)].name
             if not within(name, self.saved):
                 notes.append(f"{name}: of another shape or kind, not in the adapter")
+        for number, of in dict(index.aliases).items():
+            name, twin = self.parameters[number].name, self.parameters[of].name
+            if twin.removesuffix(".weight") in self.factors and not within(name, self.saved):
+                notes.append(f"{name}: tied to {twin}, which alone the adapter changes")
         return Exported(
             path,
             self.stored.name,

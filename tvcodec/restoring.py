@@ -49,7 +49,9 @@ class Directory:
                 (directory / file.name).write_bytes(data)
 
     def layout(self) -> list[Layout]:
-        """The files of the weights as they were; empty where the file does not say."""
+        """The files of the weights as they were; empty where the file does not say. FormatError
+        where one is damaged, or they are too much."""
+        self._archive.companions.check(self._task, self._index)
         files = self._index.weights or ()
         return [Layout(file.name, self._kept(file.header), file.sha256) for file in files]
 

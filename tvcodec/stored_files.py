@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
-from tvcodec.container import Container, Writer
+from tvcodec.container import Container, Writer, aligned
 from tvcodec.errors import FormatError
 from tvcodec.index import (
     KEPT_MAX,
@@ -41,7 +42,7 @@ class StoredFiles:
             self._index = unpack_companions(data, f"{self._container.path}: {CALLED}", group)
         return self._index
 
-    @property
+    @cached_property
     def blobs(self) -> dict[bytes, tuple[Blob, int]]:
         """Each with its offset."""
         if self.index is None:
@@ -57,7 +58,7 @@ class StoredFiles:
 
     def content(self, sha256: bytes) -> bytes:
         """The bytes of a blob."""
-        from tvcodec import entropy  # which takes longer to import than an index to read
+        from tvcodec import entropy  # here, since numpy takes longer than what most commands do
 
         size, data = self.stored(sha256)
         where = f"{self._container.path}: {CALLED}: {sha256.hex()}"
@@ -68,6 +69,19 @@ class StoredFiles:
         if hashlib.sha256(content).digest() != sha256:
             raise FormatError(f"{where}: expected bytes of this SHA-256, got others")
         return content
+
+    def raw(self) -> Iterator[bytes]:
+        """All bytes of them, as they lie in the file; FormatError behind the last of them where
+        these are not what the indexes say."""
+        group = self._group
+        if group is None or self.index is None:
+            return
+        yield from self._container.pieces(
+            self._start, group.sections_length, self.index.digest, CALLED
+        )
+        at = self._start + group.sections_length
+        index = self._container.read_apart(at, group.index_length, group.index_sha256, CALLED)
+        yield index.ljust(aligned(len(index)), b"\0")
 
     def check(self, task: str, index: TaskIndex) -> None:
         """FormatError unless a task's files are there, and not too much of them."""

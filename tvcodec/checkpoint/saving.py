@@ -109,6 +109,8 @@ def _save_shards(
             _write(handle, shard, tensor_of, metadata, jobs)
     if len(shards) > 1:
         (directory / INDEX_NAME).write_text(_index(names, shards), encoding="utf-8")
+    else:  # that of a fine-tune whose weights were in other files
+        (directory / INDEX_NAME).unlink(missing_ok=True)
 
 
 def _save_as_it_was(

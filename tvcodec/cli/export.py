@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -78,7 +77,7 @@ def export(
     if kind == "safetensors":
         if task or base_model or rank or modules_to_save:
             raise click.UsageError("--format safetensors writes the whole file: give -o only")
-        with progress(("copying", os.path.getsize(bank)), unit=" bytes") as advance:
+        with progress(("copying", carrier.length(bank)), unit=" bytes") as advance:
             carried = carrier.to_safetensors(
                 bank, output, force=force, expected_root=expect_root, progress=advance
             )

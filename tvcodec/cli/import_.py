@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import click
 
@@ -28,7 +27,7 @@ def import_(
     \b
       tvcodec import bank.safetensors -o bank.tvq
     """
-    with progress(("copying", os.path.getsize(carrier_path)), unit=" bytes") as advance:
+    with progress(("copying", carrier.length(carrier_path)), unit=" bytes") as advance:
         carried = carrier.from_safetensors(
             carrier_path, output, force=force, expected_root=expect_root, progress=advance
         )

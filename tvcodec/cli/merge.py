@@ -13,10 +13,12 @@ import click
 from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
+from tvcodec.location import shown
 from tvcodec.merge import methods, weights
 from tvcodec.merge.methods import METHODS
 
 COMMAND = "tvcodec.command"
+_UNRECORDED = {"output", "jobs", "force", "as_json"}  # on which the merge does not depend
 
 
 def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], options.Command]:
@@ -25,11 +27,28 @@ def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], opti
 
 
 class _Recorded(click.Command):
-    """Keeps what was typed, for the model card."""
+    """Keeps what was typed, for the metadata and the model card, so far as the merge depends on it;
+    no secrets in URLs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[COMMAND] = shlex.join(["tvcodec", "merge", *args])
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, list(args))  # which sees to mistakes, and to --help
+        if not ctx.resilient_parsing:
+            ctx.meta[COMMAND] = self._command(ctx, args)
+        return left
+
+    def _command(self, ctx: click.Context, args: list[str]) -> str:
+        given, _, order = self.make_parser(ctx).parse_args(list(args))
+        banks, chosen = [], []
+        for parameter in dict.fromkeys(order):
+            name = parameter.name or ""
+            if isinstance(parameter, click.Argument):
+                banks = [shown(bank) for bank in given[name]]
+            elif isinstance(parameter, click.Option) and name not in _UNRECORDED:
+                values = given[name] if parameter.multiple else [given[name]]
+                for value in values:
+                    flag = max(parameter.opts, key=len)
+                    chosen += [flag] if parameter.is_flag else [flag, value]
+        return shlex.join(["tvcodec", "merge", *banks, *chosen])
 
 
 @click.command(cls=_Recorded)
@@ -145,8 +164,8 @@ def merge(
       magmax       of each value the largest
       model-stock  their mean, as far as tasks agree
 
-    What was used is printed, and written into the metadata of the output, with the command; a
-    directory gets a model card, README.md, of it. Parameters that a task
+    What was used is printed, and written into the metadata of the output, with the command but for
+    where and how it writes; a directory gets a model card, README.md, of it. Parameters that a task
     adds, lacks or reshapes are left out. All but weighted, dare and model-stock look at single
     values or directions: of what is coded in a rotated frame (--quality balanced) they take a share
     of the sum (iso-c all, tsvm where its noise is small), and they refuse files with little else.

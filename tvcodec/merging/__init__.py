@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,14 +48,12 @@ def _origin(tasks: Tasks, base: BaseModel) -> dict[str, str]:
     """What the base model is called, where it has a name, and the root digests of the files, by
     name, or by path where files have one name."""
     archives = {id(term.task.archive): term.task.archive for term in tasks.terms}.values()
-    names = Counter(Path(one.path).name for one in archives)
-    called_so = {name for name, files in names.items() if files == 1}
-    roots = {
-        name if (name := Path(one.path).name) in called_so else one.path: (
-            one.container.root_digest.hex()
-        )
-        for one in archives
-    }
+    roots: dict[str, str] = {}
+    for one in archives:
+        name, number = Path(one.path).name, 1
+        while (unique := name if number == 1 else f"{name} ({number})") in roots:
+            number += 1
+        roots[unique] = one.container.root_digest.hex()
     origin = {"tvcodec.archives": json.dumps(roots, sort_keys=True)}
     place = base.directory or base.checkpoint.path
     return origin if place is None else {**origin, "tvcodec.base_model": json.dumps(called(place))}

@@ -10,12 +10,14 @@ from typing import Any
 
 _CARD = "README.md"
 _OWN = "tvcodec."  # what metadata of other names say is anybody's, and no JSON
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
 def write_card(directory: Path, metadata: Mapping[str, str]) -> None:
     """Writes README.md of a merge that `metadata` tells of, with front matter in YAML."""
-    (directory / _CARD).write_text(card(metadata), encoding="utf-8")
+    text = card(metadata)  # a path in the command may be no Unicode
+    (directory / _CARD).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def card(metadata: Mapping[str, str]) -> str:
@@ -68,9 +70,15 @@ def _yaml(value: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(held, dict) and held:
             lines += [f"{indent}{_key(key)}:", *_yaml(held, indent + "  ")]
         else:
-            lines.append(f"{indent}{_key(key)}: {json.dumps(held, ensure_ascii=False)}")
+            lines.append(f"{indent}{_key(key)}: {_json(held)}")
     return lines
 
 
+def _json(value: object) -> str:
+    """JSON that is YAML too: no surrogates, which YAML does not join, and no control characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _key(text: str) -> str:
-    return text if re.fullmatch(r"[a-z_]+", text) else json.dumps(text)
+    return text if re.fullmatch(r"[a-z_]+", text) else _json(text)

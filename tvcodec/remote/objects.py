@@ -14,7 +14,7 @@ from tvcodec.remote.ranges import Range
 
 CONNECT_SECONDS, READ_SECONDS = 30, 60  # without a byte, over HTTP
 HEAD = 64  # bytes asked for, over HTTP, to learn the rest
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 class RemoteObject:
@@ -100,12 +100,18 @@ class HttpObject(RemoteObject):
             raise changed(self.url) if self._identity else _empty(self.url)
         if answer.status >= 400:
             raise BadStatus(answer.status)
-        asked = answer.request_info.headers["Range"].removeprefix("bytes=").partition("-")[0]
         told = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        if answer.status != 206 or told is None or told[1] != asked:
+        if answer.status != 206 or told is None:
+            raise NoRanges(self.url)
+        first, last, size = map(int, told.groups())
+        asked = answer.request_info.headers["Range"].removeprefix("bytes=").split("-")
+        wanted = int(asked[0]), min(int(asked[1]), size - 1)
+        # No more than that is read: not an endless body, nor one that unpacks into more.
+        bounded = answer.content_length == last - first + 1
+        if (first, last) != wanted or not bounded or "Content-Encoding" in answer.headers:
             raise NoRanges(self.url)
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        identity = tag, int(told[2])
+        identity = tag, size
         if self._identity not in (None, identity):
             raise changed(self.url)
         self._identity = identity
