@@ -21,6 +21,7 @@ from tvcodec.cli import main
 TOP = Path(__file__).parent.parent
 README = TOP / "README.md"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = "|<>&;$`"  # what a shell alone understands
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*\n)", re.MULTILINE)
 
 
@@ -48,7 +49,7 @@ def _tvcodec(line: str, directory: Path) -> str:
     """What a command line prints, messages behind data; tvcodec's in this process, which has
     imported what takes longest."""
     program, *words = shlex.split(line.replace("\\\n", " "), comments=True)
-    if program != "tvcodec":
+    if program != "tvcodec" or set(line) & set(SHELL):
         return _run(["sh", "-c", line], directory)
     before = Path.cwd()
     os.chdir(directory)
