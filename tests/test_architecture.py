@@ -1,6 +1,7 @@
 """Which module may know which, what the package shows, and that README tells the truth."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -206,6 +207,7 @@ def rooms_of(names: set[str]) -> set[str]:
     return {name if name in IMPORTS else "__init__" for name in inside}
 
 
+@functools.cache
 def gathered(lazily: bool = True) -> dict[str, set[str]]:
     """All imports, room by room."""
     found: dict[str, set[str]] = {}

@@ -29,7 +29,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (directory / "config.json").write_text("{}")
         save_file(state, tmp_path / f"{name}.safetensors")
     os.symlink("cars.safetensors", "link.safetensors")
-    os.link("cars.safetensors", "hard.safetensors")
+    os.symlink("cars.safetensors", "link.tvq")
+    os.link("base.safetensors", "base.tvq")
+    os.link("cars.safetensors", "hard.tvq")
     os.symlink("models/base", "base-link")
     os.mkdir("banks")
     tvcodec.encode(BASE, {"cars": TUNED}, "bank.tvq")
@@ -63,12 +65,11 @@ def refuses(directory: Path, *words: str) -> str:
 @pytest.mark.parametrize(
     ("base", "cars", "output", "relation"),
     [
-        ("base.safetensors", "cars.safetensors", "base.safetensors", "the same file as"),
-        ("base.safetensors", "cars.safetensors", "./cars.safetensors", "the same file as"),
-        ("base.safetensors", "link.safetensors", "cars.safetensors", "the same file as"),
-        ("base.safetensors", "cars.safetensors", "hard.safetensors", "the same file as"),
-        ("base.safetensors", "cars.safetensors", "link.safetensors", "the same file as"),
-        ("models/base", "models/cars", "models/cars/model.safetensors", "one within"),
+        ("base.safetensors", "cars.safetensors", "base.tvq", "the same file as"),
+        ("base.safetensors", "cars.safetensors", "./hard.tvq", "the same file as"),
+        ("base.safetensors", "link.safetensors", "hard.tvq", "the same file as"),
+        ("base.safetensors", "cars.safetensors", "link.tvq", "the same file as"),
+        ("models/base", "models/cars", "models/cars/model.tvq", "one within"),
         ("models/base", "models/cars", "models/cars/config.json", "one within"),
         ("base-link", "models/cars", "models/base/config.json", "one within"),
         ("models/base", "models/cars", "base-link/config.json", "one within"),
