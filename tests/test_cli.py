@@ -133,7 +133,8 @@ def encode_of(state):
 
 def test_encode_prints_a_table(here):
     result = succeeds(*ENCODE, "dtd=dtd.safetensors")
-    header, line, cars, dtd = result.stdout.splitlines()
+    header, line, cars, dtd, common = result.stdout.splitlines()
+    assert common.split()[0] == "(common)"
     assert header.split("  ")[0] == "task"
     assert set(line) == {"-", " "}
     assert [cars.split()[0], dtd.split()[0]] == ["cars", "dtd"]

@@ -279,10 +279,25 @@ def test_what_is_left_out_is_said(berts: Path, tmp_path: Path) -> None:
     summary = tvcodec.encode(
         berts / "base", {"one": tmp_path / "one"}, tmp_path / "a.tvq", recipe=EXACT
     )
-    assert "left out: .env, optimizer.pt, runs" in summary.tasks[0].notes
+    assert "left out: .env, optimizer.pt, runs, training_args.bin" in summary.tasks[0].notes
     with tvcodec.open(tmp_path / "a.tvq") as bank:
         bank.decode("one", berts / "base").save(tmp_path / "out")
     assert names(tmp_path / "out") == names(berts / "one")
+
+
+def test_weights_of_something_else_are_named_and_so_is_a_config_that_was_never_there(
+    berts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(berts / "one", tmp_path / "one")
+    (tmp_path / "one/config.json").unlink()
+    for name in ("head.safetensors", "training_args.bin"):
+        (tmp_path / "one" / name).write_bytes(b"something else")
+    bank = tmp_path / "bank.tvq"
+    summary = tvcodec.encode(berts / "base", {"one": tmp_path / "one"}, bank)
+    assert "left out: head.safetensors, training_args.bin" in summary.tasks[0].notes
+    with tvcodec.open(bank) as opened:
+        (said,) = opened.decode("one", berts / "base").notes
+    assert said.endswith("had no config.json: to load it, copy the base model's")
 
 
 def test_salvage_keeps_weights_whose_files_are_damaged(llamas: Path, tmp_path: Path) -> None:

@@ -334,6 +334,16 @@ def test_an_answer_that_is_not_the_range_asked_for_is_refused_unread(web: Web, w
     assert [status for _, status, _ in web.asked] == [206]
 
 
+@pytest.mark.parametrize("target", ["there/", "not-there/"])
+def test_a_directory_is_no_target(bank: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "there").mkdir()
+    failed = run("copy", bank, f"{tmp_path}/{target}")
+    assert failed.exit_code == 1
+    assert "expected the name of a file, got a directory" in failed.stderr
+    assert not (tmp_path / "not-there").exists()
+    assert not list((tmp_path / "there").iterdir())
+
+
 def test_a_file_is_copied_there_and_back(
     store: str, bank: Path, data: bytes, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Runs the examples of README.md on the sample, and puts what they print under them.
+"""Runs the examples of README.md and spec/ on the sample, and puts what they print under them.
 
 python tools/refresh_readme.py
 """
@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from tvcodec.cli import main
 
 TOP = Path(__file__).parent.parent
-README = TOP / "README.md"
+README, MIGRATION = TOP / "README.md", TOP / "spec/migration.md"
+NAMED = re.compile(r"# (\S+\.yaml)\n")
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = "|<>&;$`"  # what a shell alone understands
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*\n)", re.MULTILINE)
@@ -29,12 +30,15 @@ def refreshed(text: str, directory: Path) -> str:
     """`text` with the output of its console examples as they print it now.
 
     Examples in Python and command lines of tvcodec run in order, in `directory`, beside a copy of
-    the sample; CalledProcessError where one fails.
+    the sample; a block of YAML becomes the file that its first line names. CalledProcessError where
+    one fails.
     """
     shutil.copytree(TOP / "tools/sample", directory / "tools/sample")
 
     def block(match: re.Match[str]) -> str:
         language, body = match.groups()
+        if language == "yaml" and (file := NAMED.match(body)):
+            (directory / file[1]).write_text(body)
         if language == "python":
             _run([sys.executable, "-c", body], directory)
         if language != "console" or "$ tvcodec " not in body:
@@ -75,5 +79,6 @@ def _run(command: list[str], directory: Path) -> str:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as work:
-        README.write_text(refreshed(README.read_text(), Path(work)))
+    for document in (README, MIGRATION):
+        with tempfile.TemporaryDirectory() as work:
+            document.write_text(refreshed(document.read_text(), Path(work)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import BinaryIO
 
 from tvcodec.archive import Archive
@@ -33,6 +35,11 @@ def copy(
     another root digest; TvqError where `target` exists and `force` is not set, or either cannot be
     reached; OSError.
     """
+    if not is_url(target) and (str(target).endswith(os.sep) or Path(target).is_dir()):
+        raise TvqError(
+            f"{os.fspath(target)}: expected the name of a file, got a directory",
+            hint=f"copy to {Path(target) / 'bank.tvq'}",
+        )
     if is_url(target):
         return _to_url(source, str(target), force, expected_root, progress)
     with durable_file(target, force) as handle:

@@ -10,6 +10,7 @@ from tvcodec.checkpoint import Checkpoint, Layout
 from tvcodec.errors import CheckpointError, naming
 from tvcodec.index import BLOB_MAX, FROM_BASE, File
 
+_CONFIG = "config.json"
 _EXACT = '{"name": "exact"}'  # what the encoder notes of its recipe
 
 
@@ -30,13 +31,18 @@ class Directory:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not as it was, though all values are."""
+        said = []
         exact = self._index.metadata.get("recipe") == _EXACT
-        if not (self.known and exact and self._index.weights is None):
-            return ()
-        return (
-            f"task {self._task!r}: every value is the fine-tune's, but the files of its weights are"
-            " not: these were no .safetensors files, or not such as can be written again",
-        )
+        if self.known and exact and self._index.weights is None:
+            said.append(
+                "every value is the fine-tune's, but the files of its weights are not: these were"
+                " no .safetensors files, or not such as can be written again"
+            )
+        base = self._base.directory
+        names = {file.name for file in self._index.files or ()}
+        if self.known and _CONFIG not in names and base and (base / _CONFIG).is_file():
+            said.append(f"the fine-tune had no {_CONFIG}: to load it, copy the base model's")
+        return tuple(f"task {self._task!r}: {line}" for line in said)
 
     def write(self, directory: Path) -> None:
         """Writes all files into a new directory. CheckpointError where one is the base model's and

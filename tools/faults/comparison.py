@@ -106,7 +106,9 @@ def _other_vector(file: reader.File, task: Task, vector: Mapping[str, torch.Tens
         return f"parameters {set(vector)}"
     for number, tau in task.taus.items():
         found = vector[file.names[number]].numpy()
-        if not _near(found, tau.values, 1.01 * reader.TOLERANCE * tau.magnitude):
+        if not _near(
+            found, tau.values, 1.01 * reader.TOLERANCE * tau.magnitude + 4 * LEAST["float32"]
+        ):
             return f"other values of {file.names[number]!a}"
     return None
 

@@ -76,6 +76,7 @@ def types() -> Iterator[Broken]:
         "dtype_array": (22, "a dtype that is an array", ("base_model", 0, 1), []),
         "base_digest_short": (22, "31 bytes for a SHA-256", ("base_model", 0, 3), bytes(31)),
         "base_crc_wide": (23, "33 bits for a CRC-32", ("base_model", 0, 4), 1 << 32),
+        "base_crc_negative": (23, "a CRC-32 below 0", ("base_model", 0, 4), -1),
         "base_digest_text": (22, "32 letters for a SHA-256", ("base_model", 0, 3), "x" * 32),
     }
     for label, (rule, what, path, value) in roots.items():

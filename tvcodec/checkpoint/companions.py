@@ -18,7 +18,7 @@ _COMPANION_SUFFIXES = frozenset(
 _OF_FINE_TUNES = _COMPANION_SUFFIXES | {".md", ".codes", ".tsv", ".xml", ".yaml", ".yml"}
 # Maps of weights that are not copied, and what turns a directory into an adapter's.
 _NEVER = re.compile(r"\..*|.*\.index\.json|adapter_.*")
-_OF_WEIGHTS = re.compile(r"[\w.-]+\.(safetensors|bin)(\.index\.json)?", re.ASCII)
+_OF_WEIGHTS = re.compile(r"(pytorch_)?model[\w.-]*\.(safetensors|bin)(\.index\.json)?", re.ASCII)
 _OF_TRAINING = re.compile(r"trainer_state\.json|.*_results\.json")
 _FOLDER = re.compile(r"[\w-][\w.-]*", re.ASCII)
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")

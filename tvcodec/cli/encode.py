@@ -239,9 +239,17 @@ def print_summary(summary: Summary, as_json: bool, noun: str = "task") -> None:
         )
         for task in summary.tasks
     ]
+    common = summary.bytes - sum(task.bytes for task in summary.tasks)
+    if noun == "task":  # and not tasks that were added to others
+        rows.append(("(common)", "", "", "", printing.amount(common)))
     headers = ("task", "bits per parameter", "times smaller", "error", "size")
     click.echo(printing.table(headers, rows))
+    if any(task.error > 1 for task in summary.tasks):
+        printing.note(
+            "note: errors above 100 % are unbiased noise, which a network averages out;"
+            " --quality high and --max-error keep tasks closer"
+        )
     for task in summary.tasks:
         for line in task.notes:
             printing.note(f"note: task {task.name!r}: {line}")
-    printing.note(printing.wrote(summary.path, summary.bytes, len(rows), noun))
+    printing.note(printing.wrote(summary.path, summary.bytes, len(summary.tasks), noun))

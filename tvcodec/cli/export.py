@@ -15,6 +15,8 @@ from tvcodec.cli.progress import progress
 if TYPE_CHECKING:
     from tvcodec.lora import Exported
 
+MOST_LOST = 0.5  # of the energy, before a note says so
+
 
 @click.command()
 @options.bank_argument
@@ -115,6 +117,11 @@ def _print_exported(exported: Exported, as_json: bool) -> None:
     ]
     rows.append(("all", printing.percent(1.0), printing.percent(exported.lost)))
     click.echo(printing.table(("parameters", "energy", "left out"), rows))
+    if exported.lost > MOST_LOST:
+        printing.note(
+            f"note: task {exported.task!r}: most of it is not in the adapter: measure what that"
+            " does, or encode it with --quality high, or export a higher --rank"
+        )
     for line in exported.notes:
         printing.note(f"note: task {exported.task!r}: {line}")
     modules = printing.counted(exported.modules, "module")

@@ -108,6 +108,13 @@ def tune(
         printing.print_json({**dataclasses.asdict(found.summary), "curves": curves})
     else:
         print_summary(found.summary, as_json)
+        for task, curve in found.curves.items():
+            if curve.choice.metric == "exact":
+                printing.note(
+                    f"note: task {task!r}: of {len(curve.points) - 1} settings tried none kept"
+                    f" {printing.percent(retain)}, so it is stored bit-exact; a higher"
+                    " --max-evaluations tries finer ones, and more test rows a finer score"
+                )
 
 
 def described(point: Point) -> str:
