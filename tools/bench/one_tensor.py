@@ -1,6 +1,6 @@
 """What reading one tensor of one task takes, whatever else is in the file.
 
-usage: one_tensor.py DIR [--tasks "1,8,64,500"] [--json FILE]
+usage: one_tensor.py DIR [--tasks "1,8,64,500"] [--exact] [--json FILE]
 
 Makes fine-tunes of a small vision transformer in DIR, encodes as many of them as asked for, and
 decodes one matrix of the last task and all of that task: bytes and reads by the file's source,
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", default="1,8,64,500")
+    parser.add_argument("--exact", action="store_true", help="bit-exact, which is soon encoded")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     numbers = sorted(map(int, options.tasks.split(",")))
@@ -62,7 +63,7 @@ def main() -> None:
     for tasks in numbers:
         bank = options.folder / f"{tasks}.tvq"
         tunes = {f"task{n:03}": options.folder / f"tasks/task{n}" for n in range(tasks)}
-        recipe = tvcodec.Recipe(share=False)
+        recipe = tvcodec.EXACT if options.exact else tvcodec.Recipe(share=False)
         tvcodec.encode(base, tunes, bank, recipe=recipe, force=True, weights_only=True)
         last = max(tunes)
         found.append({"tasks": tasks, "file": bank.stat().st_size, **measured(bank, last, base)})
@@ -77,7 +78,7 @@ def measured(bank: Path, task: str, base: Path) -> dict[str, float]:
 
     def one() -> None:
         with tvcodec.open(bank) as opened:
-            opened.task_vector(task)[NAME]
+            opened.decode(task, base)[NAME]
 
     def whole() -> None:
         with tvcodec.open(bank) as opened:
