@@ -154,3 +154,19 @@ def test_a_task_that_unties_weights_is_refused_by_a_module_that_ties_them(
         opened.load_into(module, "c", states["base"])
     for name, tensor in module.state_dict().items():
         assert_same(tensor, tune[name])
+
+
+def test_a_damaged_file_leaves_the_module_as_it_was(
+    bank: tuple[Net, dict[str, State], tvcodec.Bank],
+) -> None:
+    module, states, opened = bank
+    *_, (section, offset) = opened.archive.sections("a")
+    path = Path(opened.archive.path)
+    data = bytearray(path.read_bytes())
+    data[offset + section.length - 1] ^= 1
+    path.write_bytes(data)
+    before = copied(module)
+    with tvcodec.open(path) as damaged, pytest.raises(tvcodec.FormatError):
+        damaged.load_into(module, "a", states["base"])
+    for name, tensor in module.state_dict().items():
+        assert_same(tensor, before[name])

@@ -135,8 +135,8 @@ class Archive:
 
     def read(self, task: str | None, section: Section, offset: int) -> bytes:
         """The bytes of a section of a task."""
-        if self._digests_first and task not in self._verified:
-            self._verify_digest(task)
+        if self._digests_first:
+            self.ensure_group(task)
         return self._section(task, section, offset)
 
     def _section(self, task: str | None, section: Section, offset: int) -> bytes:
@@ -184,6 +184,11 @@ class Archive:
         at = start + group.sections_length
         index = self.container.read_apart(at, group.index_length, group.index_sha256, what)
         yield index + bytes(aligned(len(index)) - len(index))
+
+    def ensure_group(self, task: str | None) -> None:
+        """FormatError unless the sections of a group are what its index says; looks once."""
+        if task not in self._verified:
+            self._verify_digest(task)
 
     def _verify_digest(self, task: str | None) -> None:
         """FormatError unless the sections of a group have the SHA-256 that its index says."""

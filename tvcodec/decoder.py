@@ -199,13 +199,16 @@ class Bank:
         """Overwrites the parameters and buffers of a live module with those of a task, or of the
         base model itself where `task` is None, in place, a few at a time. CheckpointError unless
         the module has its names and shapes, and memory apart from the base model;
-        BaseModelMismatch. Either leaves the module as it was.
+        BaseModelMismatch; FormatError for a damaged file. All leave the module as it was.
 
         A base model in files is read again each time, so that there is no second copy of it in
         memory, but checked only once by each Bank.
         """
         base = self._base(base_model)
         source = base if task is None else FineTune(self._task(task), self._basis(), base)
+        for group in self.archive.groups if task is not None else ():
+            if group in (None, task):
+                self.archive.ensure_group(group)  # damage is found before anything is overwritten
         overwrite(model, source, base, "the base model" if task is None else f"task {task!r}")
 
     def similarity(self) -> list[list[float]]:
