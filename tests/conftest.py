@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tvcodec
-from tvcodec import index
-from tvcodec.index import Stream
-from tvcodec.published import Published
+from tvcodec.encoding.published import Published
+from tvcodec.file import index
+from tvcodec.file.index import Stream
 
 settings.register_profile(
     "tvcodec",

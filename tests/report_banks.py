@@ -9,7 +9,7 @@ import torch
 from conftest import normal
 
 import tvcodec
-from tvcodec import similarity
+from tvcodec.file import similarity
 
 HOSTILE = (
     "</title></style><script>document.title='gone'</script>",

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tvcodec
-from tvcodec import lowrank, parameter
 from tvcodec.checkpoint import open_checkpoint, open_fine_tune
 from tvcodec.cli import main
-from tvcodec.dense import squared_norm
-from tvcodec.product import Product
-from tvcodec.stored_task import StoredTask
+from tvcodec.decoding.stored_task import StoredTask
+from tvcodec.maths import lowrank
+from tvcodec.maths.dense import squared_norm
+from tvcodec.maths.product import Product
+from tvcodec.parameter import one_task
 
 # Of peft and transformers, about each other.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
@@ -367,7 +368,7 @@ def test_a_product_knows_its_matrix(shape):
 def test_factors_of_any_scale_are_coded(scale):
     product = Product(normal(0, 90, 4, scale=scale), normal(1, 80, 4))
     rms = math.sqrt(product.squared_norm() / 7200)
-    coded = parameter.encode_product(0, product, torch.ones(90, 80), tvcodec.Recipe(step=0.1), rms)
+    coded = one_task.encode_product(0, product, torch.ones(90, 80), tvcodec.Recipe(step=0.1), rms)
     assert coded.entry is not None
     assert 0 < coded.entry.error < 0.05
     assert coded.entry.gain == pytest.approx(1, abs=0.01)

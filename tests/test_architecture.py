@@ -5,7 +5,7 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,19 @@ TOP = Path(__file__).parent.parent
 PACKAGE = TOP / "tvcodec"
 MOST_LINES = 300
 
-# Rooms of the house (a module or a package of tvcodec) and the rooms each imports: no others, and
-# none of them without need.
+# Floors of the house (packages of tvcodec that hold rooms, or are one) and those each may import.
+FLOORS = {
+    "file": "",
+    "maths": "",
+    "parameter": "file maths",
+    "checkpoint": "file maths",
+    "encoding": "file maths parameter checkpoint",
+    "decoding": "file maths parameter checkpoint",
+    "tuning": "file parameter checkpoint encoding decoding",
+    "report": "file maths decoding tuning",
+}
+# Rooms (a module or a package of a floor, or of tvcodec itself) and the rooms each imports: no
+# others, and none of them without need.
 IMPORTS = {
     # what everything may know
     "errors": "",
@@ -65,23 +76,23 @@ IMPORTS = {
     "auto": "codec dense entropy index lowrank product quantize rotated summands",
     "recipes": "auto",
     "rate": "errors",
-    "parameter": "auto codec dense index lowrank product quantize recipes",
+    "one_task": "auto codec dense index lowrank product quantize recipes",
     # models in and out
     "checkpoint": "dense durable errors index location product threads",
     "model": "checkpoint device errors html memory threads",
     # one parameter of all tasks
     "masks": "checkpoint errors",
-    "family": "basis codec dense entropy index masks parameter summands",
+    "family": "basis codec dense entropy index masks one_task summands",
     "published": "auto dense errors family lowrank merge quantize summands",
     "companions": "checkpoint entropy errors index",
     # the two walks, which never meet
     "difference": "checkpoint companions dense errors index",
     "survey": "checkpoint difference errors index",
-    "spool": "codec container difference entropy index parameter similarity sketch survey",
-    "sharing": "auto dense family index parameter recipes",
-    "joint": "family masks parameter piece recipes sharing sketch",
+    "spool": "codec container difference entropy index one_task similarity sketch survey",
+    "sharing": "auto dense family index one_task recipes",
+    "joint": "family masks one_task piece recipes sharing sketch",
     "piece": "checkpoint dense index product survey",
-    "coding": "joint masks parameter piece published recipes sketch survey",
+    "coding": "joint masks one_task piece published recipes sketch survey",
     "workers": "checkpoint errors threads",
     "cluster": "errors",
     "summary": "difference html index survey",
@@ -108,7 +119,7 @@ IMPORTS = {
     "search": "recipes",
     "evaluating": "durable errors model",
     "trials": "checkpoint curve decoder encoder errors ledger model recipes search summary",
-    "tuning": "__init__ adding archive assembly checkpoint container curve durable encoder ledger"
+    "tune": "__init__ adding archive assembly checkpoint container curve durable encoder ledger"
     " locking search summary trials",
     "report": "__init__ archive curve errors index lowrank stored_task wording",
     # what people touch
@@ -116,7 +127,7 @@ IMPORTS = {
     "__main__": "cli",
     "cli": "__init__ adding archive carrier checkpoint cluster container content copying curve"
     " decoder durable editing encoder errors evaluating index location lora merge published rate"
-    " recipes remeasure report salvaging tuning wording",
+    " recipes remeasure report salvaging tune wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
@@ -176,8 +187,10 @@ PUBLIC = [
 ]
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def room(parts: Sequence[str]) -> str:
+    """Where in the house a path inside the package leads to: a floor itself has no name."""
+    inside = parts[1:] if parts[0] in FLOORS.keys() - IMPORTS.keys() else parts
+    return inside[0] if inside and inside[0] in IMPORTS else "__init__"
 
 
 def modules() -> list[Path]:
@@ -203,8 +216,7 @@ def imported(node: ast.AST, lazily: bool = True) -> Iterator[str]:
 
 def rooms_of(names: set[str]) -> set[str]:
     """Those of tvcodec that full names of imports lead to."""
-    inside = [name.split(".")[1] for name in names if name.startswith("tvcodec.")]
-    return {name if name in IMPORTS else "__init__" for name in inside}
+    return {room(name.split(".")[1:]) for name in names if name.startswith("tvcodec.")}
 
 
 @functools.cache
@@ -212,7 +224,8 @@ def gathered(lazily: bool = True) -> dict[str, set[str]]:
     """All imports, room by room."""
     found: dict[str, set[str]] = {}
     for path in modules():
-        found.setdefault(room(path), set()).update(imported(ast.parse(path.read_text()), lazily))
+        place = room(path.relative_to(PACKAGE).with_suffix("").parts)
+        found.setdefault(place, set()).update(imported(ast.parse(path.read_text()), lazily))
     return found
 
 
@@ -221,7 +234,16 @@ def test_every_room_imports_what_the_table_says():
     assert found == IMPORTS
 
 
-def test_bytes_and_maths_never_meet_outside_codec():
+def test_floors_import_only_what_lies_below_them():
+    for floor, below in FLOORS.items():
+        names: set[str] = set()
+        for path in (PACKAGE / floor).rglob("*.py"):
+            names |= set(imported(ast.parse(path.read_text())))
+        met = {name.split(".")[1] for name in names if name.startswith("tvcodec.")}
+        assert met & set(FLOORS) <= {floor, *below.split()}, floor
+
+
+def test_bytes_and_maths_never_meet_below_codec():
     for name in MATHS:
         assert not set(IMPORTS[name].split()) & BYTES, name
     for name in BYTES:

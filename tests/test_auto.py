@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, lowrank, quantize, rotated, summands
-from tvcodec.auto import NOISE_CAP, NOTHING, Choice, Target, choose
-from tvcodec.index import Extent
+from tvcodec.file.index import Extent
+from tvcodec.maths import lowrank, quantize, rotated
+from tvcodec.parameter import codec, summands
+from tvcodec.parameter.auto import NOISE_CAP, NOTHING, Choice, Target, choose
 
 ROTATED = (rotated.Largest, rotated.Uniform)
 NOISE = normal(0, 192, 160)

@@ -324,7 +324,7 @@ def test_an_interrupted_encode_leaves_nothing(here, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tvcodec.coding._alone", interrupt)
+    monkeypatch.setattr("tvcodec.encoding.coding._alone", interrupt)
     assert fails(130, *ENCODE) == "Error: interrupted, nothing was written\n"
 
 
@@ -988,7 +988,7 @@ def test_a_closed_pipe_is_quiet(here):
 
 def test_an_interrupt_from_the_keyboard(here):
     code = (
-        "import os, signal, tvcodec.survey as survey\nfrom tvcodec.cli import main\n"
+        "import os, signal, tvcodec.encoding.survey as survey\nfrom tvcodec.cli import main\n"
         "survey._identify = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "main(prog_name='tvcodec')"
     )
@@ -1029,7 +1029,8 @@ def test_an_interrupt_in_the_middle_of_an_encode(here):
 @pytest.mark.parametrize("words", [DECODE, (*DECODE[:-1], "new"), MERGE])
 def test_an_interrupt_in_the_middle_of_an_output(here, words):
     code = (
-        "import os, signal\nfrom tvcodec.cli import main\nfrom tvcodec.model import Model\n"
+        "import os, signal\nfrom tvcodec.cli import main\n"
+        "from tvcodec.decoding.model import Model\n"
         "computed, seen = Model._computed, []\n"
         "def interrupted(model, name):\n"
         "    seen.append(name)\n"

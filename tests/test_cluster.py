@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 
 import tvcodec
 from tvcodec.cli import main
-from tvcodec.cluster import connected
-from tvcodec.published import Rtvq, Tall
+from tvcodec.encoding.cluster import connected
+from tvcodec.encoding.published import Rtvq, Tall
 
 TOP = Path(__file__).parent.parent
 Cluster = tuple[str, list["subprocess.Popen[bytes]"]]
@@ -284,7 +284,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(
 def test_a_cluster_that_does_not_answer_is_named(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tvcodec.cluster.TIMEOUT", 1)
+    monkeypatch.setattr("tvcodec.encoding.cluster.TIMEOUT", 1)
     for address in ("tcp://127.0.0.1:1", "nowhere"):
         done = encoded(words, "-o", "bank.tvq", "--cluster", address)
         assert done.exit_code == 1

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, dense, index, lowrank, quantize, rotated, summands
 from tvcodec.errors import FormatError
+from tvcodec.file import index
+from tvcodec.maths import dense, lowrank, quantize, rotated
+from tvcodec.parameter import codec, summands
 
 ROWS, COLUMNS = 24, 20
 EXTENT = index.Extent(ROWS, COLUMNS, ROWS * COLUMNS)

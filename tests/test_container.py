@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tvcodec.container import PROLOGUE, Container, Writer, aligned
 from tvcodec.errors import FormatError, TvqError, UnsupportedError
+from tvcodec.file.container import PROLOGUE, Container, Writer, aligned
 
 SECTIONS = [b"first section", b"", b"eight by", bytes(range(40))]
 ROOT = b"the root index"

@@ -16,11 +16,11 @@ import zstandard
 from conftest import State, changed, normal, second_reader
 
 import tvcodec
-from tvcodec import entropy
-from tvcodec.archive import Archive
-from tvcodec.container import Writer
-from tvcodec.content import content_digest
-from tvcodec.index import (
+from tvcodec.file import entropy
+from tvcodec.file.archive import Archive
+from tvcodec.file.container import Writer
+from tvcodec.file.content import content_digest
+from tvcodec.file.index import (
     SYMBOLS,
     BaseParameter,
     Entry,

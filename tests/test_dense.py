@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, dense, index
-from tvcodec.dense import Exact, Values, exact_difference, exact_restore
+from tvcodec.file import index
+from tvcodec.maths import dense
+from tvcodec.maths.dense import Exact, Values, exact_difference, exact_restore
+from tvcodec.parameter import codec
 
 each_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import tvcodec
 from tvcodec.cli import main
-from tvcodec.published import Published, SvdHybrid, TsvC, Tvq
+from tvcodec.encoding.published import Published, SvdHybrid, TsvC, Tvq
 
 BASE = {"a.weight": normal(0, 40, 30), "b.weight": normal(1, 24, 16), "b.bias": normal(2, 16)}
 

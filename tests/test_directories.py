@@ -26,11 +26,11 @@ from transformers import (
 )
 
 import tvcodec
-from tvcodec.archive import Archive
 from tvcodec.cli import main
+from tvcodec.decoding.merging.card import write_card
 from tvcodec.errors import CheckpointError, FormatError
-from tvcodec.merging.card import write_card
-from tvcodec.stored_files import StoredFiles
+from tvcodec.file.archive import Archive
+from tvcodec.file.stored_files import StoredFiles
 
 TOKENS = torch.tensor([[1, 5, 9, 30, 2, 7]])
 EXACT = tvcodec.EXACT
@@ -158,7 +158,7 @@ def test_too_much_is_refused_before_any_of_it_is_unpacked(
     berts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tvcodec.encode(berts / "base", {"one": berts / "one"}, tmp_path / "a.tvq", recipe=EXACT)
-    monkeypatch.setattr("tvcodec.stored_files.KEPT_MAX", 99)
+    monkeypatch.setattr("tvcodec.file.stored_files.KEPT_MAX", 99)
     unpacked: list[bytes] = []
     monkeypatch.setattr(StoredFiles, "content", lambda self, sha256: unpacked.append(sha256))
     with tvcodec.open(tmp_path / "a.tvq") as bank:

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from tvcodec import exchange
-from tvcodec.container import Container, Writer
-from tvcodec.durable import durable_directory, durable_file, scratch_directory
 from tvcodec.errors import TvqError
+from tvcodec.file import exchange
+from tvcodec.file.container import Container, Writer
+from tvcodec.file.durable import durable_directory, durable_file, scratch_directory
 
 ROOT = b"the root index"
 

@@ -17,12 +17,12 @@ from conftest import State, assert_same, changed, normal
 from safetensors.torch import load_file, save_file
 
 import tvcodec
-from tvcodec import similarity
-from tvcodec.archive import Archive
-from tvcodec.container import Container
-from tvcodec.durable import FileDraft
 from tvcodec.errors import BaseModelMismatch, FormatError, TvqError, UnknownTaskError
-from tvcodec.locking import only_writer
+from tvcodec.file import similarity
+from tvcodec.file.archive import Archive
+from tvcodec.file.container import Container
+from tvcodec.file.durable import FileDraft
+from tvcodec.file.locking import only_writer
 
 TOP = Path(__file__).parent.parent
 VECTORS = TOP / "spec" / "vectors"
@@ -357,7 +357,7 @@ def test_a_file_that_was_replaced_without_waiting_is_not_overwritten(
         return b""
 
     with monkeypatch.context() as patch:
-        patch.setattr("tvcodec.assembly._triangle", replaced)
+        patch.setattr("tvcodec.file.assembly._triangle", replaced)
         with pytest.raises(TvqError, match="was replaced or changed by another program"):
             tvcodec.remove(bank, ["ant"])
     with tvcodec.open(bank) as opened:
@@ -403,7 +403,7 @@ class Released(logging.Handler):
 
 @pytest.mark.parametrize("change", ["remove", "encode", "tune"])
 def test_whoever_waits_says_so(change: str, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvcodec.locking.PATIENCE", 0.05)
+    monkeypatch.setattr("tvcodec.file.locking.PATIENCE", 0.05)
     held, before = Released(bank), bank.read_bytes()
     logger = logging.getLogger("tvcodec")
     logger.addHandler(held)
@@ -448,7 +448,7 @@ def test_nobody_waits_where_files_cannot_be_locked(
     def refused(descriptor: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr("tvcodec.locking.fcntl.flock", refused)
+    monkeypatch.setattr("tvcodec.file.locking.fcntl.flock", refused)
     with pytest.raises(TvqError, match="cannot be locked: no locks available"):
         tvcodec.remove(bank, ["cow"])
     encoded(bank, "bee")

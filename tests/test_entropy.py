@@ -9,8 +9,8 @@ from conftest import symbols_by_hand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvcodec import entropy
 from tvcodec.errors import FormatError
+from tvcodec.file import entropy
 
 WIDTHS = (1, 2, 4, 8)
 symbols_of = st.integers(2, 256).flatmap(

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tvcodec
-from tvcodec import carrier
-from tvcodec.archive import Archive
 from tvcodec.cli import main
-from tvcodec.lora import Exported, export_adapter
-from tvcodec.modules import target_modules
+from tvcodec.decoding.lora import Exported, export_adapter
+from tvcodec.decoding.modules import target_modules
+from tvcodec.file import carrier
+from tvcodec.file.archive import Archive
 
 # Of peft and transformers, about each other.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

@@ -16,9 +16,9 @@ from faults.mutations import mutated
 from faults.outcome import VECTORS, everything, outcome
 from run_faults import KINDS, MEMORY, TABLE
 
-from tvcodec.decoder import Bank
+from tvcodec.decoding.decoder import Bank
 from tvcodec.errors import FormatError, TvqError
-from tvcodec.memory import granted
+from tvcodec.file.memory import granted
 
 TOOL = Path(__file__).parent.parent / "tools" / "run_faults.py"
 LEAST = {  # cases that a quick run has

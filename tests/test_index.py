@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvcodec import index
 from tvcodec.errors import FormatError
-from tvcodec.index import Stream, spelling
+from tvcodec.file import index
+from tvcodec.file.index import Stream, spelling
 
 BASE_MODEL = tuple(
     index.BaseParameter(name, dtype, dims, bytes([number]) * 32, number)

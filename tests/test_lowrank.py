@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, index
-from tvcodec.lowrank import (
+from tvcodec.file import index
+from tvcodec.maths.lowrank import (
     Factors,
     component_floor,
     quantised_factors,
     spectrum,
 )
+from tvcodec.parameter import codec
 
 SHAPES = [(60, 40), (40, 60), (50, 50), (300, 8)]
 

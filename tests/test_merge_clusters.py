@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tvcodec.errors import TvqError
-from tvcodec.merge import clusters
+from tvcodec.maths.merge import clusters
 
 cluster = pytest.importorskip("sklearn.cluster")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.linalg import svd
 
-from tvcodec.merge import iso_c, tsvm
+from tvcodec.maths.merge import iso_c, tsvm
 
 SHAPES = [(24, 40), (40, 24), (32, 32), (300, 7), (10, 96)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tvcodec.errors import TvqError
-from tvcodec.merge import consensus, dare, magmax, model_stock, ties
+from tvcodec.maths.merge import consensus, dare, magmax, model_stock, ties
 
 
 def random(*shape, seed=0, dtype=torch.float64):

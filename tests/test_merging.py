@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 from torch.linalg import svd
 
 import tvcodec
-from tvcodec import EXACT, QUALITIES, Recipe, index
+from tvcodec import EXACT, QUALITIES, Recipe
+from tvcodec.decoding.merging.card import card
+from tvcodec.decoding.merging.ties_by_model import Candidates
+from tvcodec.decoding.stored_task import SharedBasis, StoredTask
+from tvcodec.decoding.task_vector import Term
+from tvcodec.encoding.published import TsvC
 from tvcodec.errors import BaseModelMismatch, TvqError, UnknownTaskError
-from tvcodec.lowrank import Factors
-from tvcodec.merge import ties
-from tvcodec.merging.card import card
-from tvcodec.merging.ties_by_model import Candidates
-from tvcodec.published import TsvC
-from tvcodec.stored_task import SharedBasis, StoredTask
-from tvcodec.task_vector import Term
+from tvcodec.file import index
+from tvcodec.maths.lowrank import Factors
+from tvcodec.maths.merge import ties
 
 SHAPES = {
     "bias": (24,),
@@ -387,7 +388,7 @@ def test_files_of_one_base_model_merge_like_one_file(three, tmp_path, method):
 def test_a_file_that_does_not_say_how_alike_its_tasks_are(tmp_path, monkeypatch):
     path = tmp_path / "bank.tvq"
     with monkeypatch.context() as patch:  # another writer
-        patch.setattr("tvcodec.similarity.triangle", lambda *_: b"")
+        patch.setattr("tvcodec.file.similarity.triangle", lambda *_: b"")
         tvcodec.encode(BASE, {"ant": A, "bee": dict(BASE)}, path, recipe=RECIPES["coarse"])
     with tvcodec.open(path) as bank:
         with pytest.raises(TvqError, match="does not say how alike its tasks are") as caught:
@@ -689,7 +690,7 @@ def test_a_rotated_archive_serves_methods_that_add(noisy, method):
 @pytest.mark.parametrize("method", LOOKING)
 def test_a_rotated_part_is_looked_at_or_added_beside(noisy, method, drowned, monkeypatch):
     base, _, folder = noisy
-    monkeypatch.setattr("tvcodec.merging.strategies.DROWNED", drowned)
+    monkeypatch.setattr("tvcodec.decoding.merging.strategies.DROWNED", drowned)
     with tvcodec.open(folder / "balanced.tvq") as bank:
         taus, number = [], bank.archive.numbers["w"]
         for task in bank.tasks:
@@ -737,10 +738,10 @@ def test_noise_is_what_comes_back_across_the_task_vector(noisy):
 def test_a_merge_reads_each_section_once(noisy, method, quality, monkeypatch, tmp_path):
     base, _, folder = noisy
     read = []
-    original = tvcodec.archive.Archive.read
+    original = tvcodec.file.archive.Archive.read
     with tvcodec.open(folder / f"{quality}.tvq") as bank:
         monkeypatch.setattr(
-            "tvcodec.archive.Archive.read",
+            "tvcodec.file.archive.Archive.read",
             lambda archive, task, section, offset: (
                 read.append((task, offset)) or original(archive, task, section, offset)
             ),

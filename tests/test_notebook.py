@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 import tvcodec
 from tvcodec import html
-from tvcodec.index import Small
+from tvcodec.file.index import Small
 
 ABSENT = "cuda" if not torch.cuda.is_available() else "mps"
 BASE = {"a.weight": normal(0, 90, 60), "b.weight": normal(1, 70, 80), "<b>bold</b>": normal(2, 9)}

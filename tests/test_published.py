@@ -17,9 +17,7 @@ from torch import Tensor
 
 import tvcodec
 from tvcodec import TvqError
-from tvcodec.dense import as_half
-from tvcodec.errors import CheckpointError
-from tvcodec.published import (
+from tvcodec.encoding.published import (
     RECIPES,
     BitDelta,
     Consensus,
@@ -31,6 +29,8 @@ from tvcodec.published import (
     Tvq,
     published,
 )
+from tvcodec.errors import CheckpointError
+from tvcodec.maths.dense import as_half
 from tvcodec.remeasure import remeasure
 
 EACH = [

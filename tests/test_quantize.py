@@ -7,8 +7,17 @@ from conftest import codes_by_hand, floats_by_hand, normal, symbols_by_hand, unf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvcodec import codec, index, quantize
-from tvcodec.quantize import DEAD_ZONE, Grouped, Stage, least_squares_scale, stage, uniform_codes
+from tvcodec.file import index
+from tvcodec.maths import quantize
+from tvcodec.maths.quantize import (
+    DEAD_ZONE,
+    Grouped,
+    Stage,
+    least_squares_scale,
+    stage,
+    uniform_codes,
+)
+from tvcodec.parameter import codec
 
 shapes = st.lists(st.integers(0, 7), max_size=4)
 

@@ -7,9 +7,9 @@ import torch
 from conftest import Coder, normal, relative_error
 
 import tvcodec
-from tvcodec import rate
 from tvcodec.errors import TvqError
-from tvcodec.rate import Goal, Measured, find_step
+from tvcodec.parameter import rate
+from tvcodec.parameter.rate import Goal, Measured, find_step
 
 BASE = {"w": normal(0, 160, 128), "v": normal(1, 300), "u": normal(2, 70, 96)}
 VALUES = sum(tensor.numel() for tensor in BASE.values())

@@ -17,7 +17,7 @@ import tvcodec
 from tvcodec.cli import main
 from tvcodec.cli.options import PUBLISHED
 from tvcodec.cli.recipe_settings import NAMES
-from tvcodec.published import RECIPES, SvdHybrid, Tvq
+from tvcodec.encoding.published import RECIPES, SvdHybrid, Tvq
 
 TOP = Path(__file__).parents[1]
 SAMPLE = TOP / "tools/sample"
@@ -250,7 +250,7 @@ def test_info_shows_the_recipe(here: Path) -> None:
 def test_the_full_example_of_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight tasks, weights from accuracies, union masks: on the sample, with masks by the formula
     of TALL-masks."""
-    from tvcodec.merge.consensus import tall_mask
+    from tvcodec.maths.merge.consensus import tall_mask
 
     whole = load_file(SAMPLE / "base.safetensors")
     base = {

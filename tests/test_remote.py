@@ -22,13 +22,13 @@ from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file, save_file
 
 import tvcodec
-from tvcodec import remote
-from tvcodec.archive import Archive
 from tvcodec.cli import main
-from tvcodec.copying import copy
-from tvcodec.location import is_url, redacted, shown
-from tvcodec.remote import NoRanges
-from tvcodec.remote.ranges import Ranges, joined, split
+from tvcodec.file import remote
+from tvcodec.file.archive import Archive
+from tvcodec.file.copying import copy
+from tvcodec.file.location import is_url, redacted, shown
+from tvcodec.file.remote import NoRanges
+from tvcodec.file.remote.ranges import Ranges, joined, split
 
 SHAPES = {"a.weight": (300, 200), "b.weight": (200, 150), "c.bias": (50,)}
 BASE: State = {name: normal(n, *shape) for n, (name, shape) in enumerate(SHAPES.items())}

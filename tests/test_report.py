@@ -17,13 +17,13 @@ from report_banks import HOSTILE, MALFORMED, TUNING, hostile_bank, many_tasks
 
 import tvcodec
 from tvcodec import wording
-from tvcodec.archive import Archive
 from tvcodec.cli import main
-from tvcodec.curve import from_metadata
+from tvcodec.file.archive import Archive
 from tvcodec.report import PLOTS, build
 from tvcodec.report.layers import layer, natural
 from tvcodec.report.likeness import likeness
 from tvcodec.report.spectra import spectra
+from tvcodec.tuning.curve import from_metadata
 
 SAMPLE = Path(__file__).parents[1] / "tools" / "sample" / "fine-tunes.tvq"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -8,7 +8,7 @@ import pytest
 from browser import Page, browser
 from report_banks import hostile_bank, many_tasks
 
-from tvcodec.archive import Archive
+from tvcodec.file.archive import Archive
 from tvcodec.report import build
 
 CHROMIUM = shutil.which("chromium") or ""  # conftest.py: without one, this file is not collected

@@ -10,9 +10,9 @@ from conftest import State, changed, normal
 from safetensors.torch import save_file
 
 import tvcodec
-from tvcodec import entropy
-from tvcodec.archive import Archive
 from tvcodec.cli import main
+from tvcodec.file import entropy
+from tvcodec.file.archive import Archive
 
 POLYNOMIAL = 0x104C11DB7  # of CRC-32: a multiple of it, added anywhere, does not show
 BASE: State = {"a.weight": normal(0, 200, 150), "b.weight": normal(1, 90, 80)}

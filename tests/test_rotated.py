@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tvcodec import codec, index, summands
-from tvcodec.rotated import (
+from tvcodec.file import index
+from tvcodec.maths.rotated import (
     Largest,
     Uniform,
     best_block_log2,
@@ -20,6 +20,7 @@ from tvcodec.rotated import (
     signs,
     unrotate,
 )
+from tvcodec.parameter import codec, summands
 
 MASK = 2**64 - 1
 Array = npt.NDArray[np.float64]

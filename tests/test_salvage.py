@@ -9,11 +9,11 @@ import pytest
 from conftest import State, changed, normal
 
 import tvcodec
-from tvcodec import salvaging
-from tvcodec.archive import Archive
 from tvcodec.errors import FormatError, TvqError, UnsupportedError
-from tvcodec.index import ROOT_START, root_at
-from tvcodec.source import FileSource
+from tvcodec.file import salvaging
+from tvcodec.file.archive import Archive
+from tvcodec.file.index import ROOT_START, root_at
+from tvcodec.file.source import FileSource
 
 VECTORS = Path(__file__).parent.parent / "spec" / "vectors"
 SOUND = sorted(VECTORS.glob("y_*.tvq"))

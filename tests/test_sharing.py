@@ -7,7 +7,8 @@ import torch
 from conftest import Coder, State, normal
 
 import tvcodec
-from tvcodec import QUALITIES, Recipe, sharing
+from tvcodec import QUALITIES, Recipe
+from tvcodec.encoding import sharing
 from tvcodec.remeasure import remeasure
 
 BASE = {"w": normal(0, 128, 96), "b": normal(1, 96)}

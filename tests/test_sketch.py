@@ -11,9 +11,9 @@ from conftest import State, changed, normal, second_reader
 from torch import Tensor
 
 import tvcodec
-from tvcodec import similarity
-from tvcodec.similarity import Known
-from tvcodec.sketch import Sketch
+from tvcodec.file import similarity
+from tvcodec.file.similarity import Known
+from tvcodec.maths.sketch import Sketch
 
 SHAPES = [(700, 300), (300, 300), (5000,)]
 VALUES = 22_700_000  # whose sketch has 4096 bits

@@ -11,7 +11,7 @@ from conftest import Coder, State, normal, relative_error
 from torch import Tensor
 
 import tvcodec
-from tvcodec.published import SvdHybrid
+from tvcodec.encoding.published import SvdHybrid
 
 Matrix = npt.NDArray[np.float64]
 ROWS, COLUMNS, TASKS = 30, 20, 6

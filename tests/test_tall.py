@@ -10,8 +10,8 @@ from conftest import Coder, State, normal
 
 import tvcodec
 from tvcodec import TvqError
-from tvcodec.index import ENTRIES
-from tvcodec.published import BitDelta, Consensus, Tall, TsvC
+from tvcodec.encoding.published import BitDelta, Consensus, Tall, TsvC
+from tvcodec.file.index import ENTRIES
 
 Matrix = npt.NDArray[np.float64]
 TASKS = 5

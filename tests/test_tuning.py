@@ -15,14 +15,13 @@ from safetensors.torch import save_file
 from sample.evaluate import BASE_MODEL, FINE_TUNES, accuracy
 
 import tvcodec
-from tvcodec import curve, search
 from tvcodec.cli import main
-from tvcodec.curve import Curve, Point
 from tvcodec.errors import TvqError
-from tvcodec.evaluating import Command
-from tvcodec.ledger import Ledger
-from tvcodec.recipes import Recipe
-from tvcodec.tuning import tune
+from tvcodec.parameter.recipes import Recipe
+from tvcodec.tuning import curve, search, tune
+from tvcodec.tuning.curve import Curve, Point
+from tvcodec.tuning.evaluating import Command
+from tvcodec.tuning.ledger import Ledger
 
 BASE: State = {"w": normal(0, 24, 640), "v": normal(1, 24)}
 TUNES: dict[str, State] = {

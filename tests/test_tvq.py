@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tvcodec
-from tvcodec import quantize
-from tvcodec.published import Rtvq, Tvq
-from tvcodec.quantize import min_max
+from tvcodec.encoding.published import Rtvq, Tvq
+from tvcodec.maths import quantize
+from tvcodec.maths.quantize import min_max
 
 finite = st.floats(-(2.0**127), 2.0**127, width=32)
 near = st.floats(-1, 1, width=32)

@@ -21,7 +21,7 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP), str(TOP / "spec"), str(TOP / "tools")]
 
 with atheris.instrument_imports(include=["tvcodec"]):
-    import_module("tvcodec.decoder")
+    import_module("tvcodec.decoding.decoder")
 
 from faults.comparison import compared  # noqa: E402
 from faults.mutations import mutated  # noqa: E402

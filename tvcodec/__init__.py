@@ -16,33 +16,33 @@ from tvcodec.errors import (
 
 if TYPE_CHECKING:
     from tvcodec.adding import add
-    from tvcodec.decoder import Bank
-    from tvcodec.decoder import Bank as open
-    from tvcodec.editing import remove
-    from tvcodec.encoder import encode
-    from tvcodec.model import Model
-    from tvcodec.rate import Goal
-    from tvcodec.recipes import EXACT, QUALITIES, Recipe
-    from tvcodec.salvaging import salvage
-    from tvcodec.summary import Summary
-    from tvcodec.tuning import tune
+    from tvcodec.decoding.decoder import Bank
+    from tvcodec.decoding.decoder import Bank as open
+    from tvcodec.decoding.model import Model
+    from tvcodec.encoding.encoder import encode
+    from tvcodec.encoding.summary import Summary
+    from tvcodec.file.editing import remove
+    from tvcodec.file.salvaging import salvage
+    from tvcodec.parameter.rate import Goal
+    from tvcodec.parameter.recipes import EXACT, QUALITIES, Recipe
+    from tvcodec.tuning.tune import tune
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "add": ("adding", "add"),
-    "Bank": ("decoder", "Bank"),
-    "open": ("decoder", "Bank"),
-    "remove": ("editing", "remove"),
-    "Summary": ("summary", "Summary"),
-    "encode": ("encoder", "encode"),
-    "Model": ("model", "Model"),
-    "Goal": ("rate", "Goal"),
-    "EXACT": ("recipes", "EXACT"),
-    "QUALITIES": ("recipes", "QUALITIES"),
-    "Recipe": ("recipes", "Recipe"),
-    "salvage": ("salvaging", "salvage"),
-    "tune": ("tuning", "tune"),
+    "Bank": ("decoding.decoder", "Bank"),
+    "open": ("decoding.decoder", "Bank"),
+    "remove": ("file.editing", "remove"),
+    "Summary": ("encoding.summary", "Summary"),
+    "encode": ("encoding.encoder", "encode"),
+    "Model": ("decoding.model", "Model"),
+    "Goal": ("parameter.rate", "Goal"),
+    "EXACT": ("parameter.recipes", "EXACT"),
+    "QUALITIES": ("parameter.recipes", "QUALITIES"),
+    "Recipe": ("parameter.recipes", "Recipe"),
+    "salvage": ("file.salvaging", "salvage"),
+    "tune": ("tuning.tune", "tune"),
 }
 
 __all__ = [

@@ -9,10 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from tvcodec import similarity
-from tvcodec.archive import Archive
-from tvcodec.assembly import Taken, Written
-from tvcodec.base_model import BaseModel
 from tvcodec.checkpoint import (
     Checkpoint,
     CheckpointSource,
@@ -20,20 +16,24 @@ from tvcodec.checkpoint import (
     open_fine_tune,
     refuse_inputs,
 )
-from tvcodec.container import Writer
-from tvcodec.decoder import Bank
-from tvcodec.durable import scratch_directory
-from tvcodec.editing import edit
-from tvcodec.encoder import encode
+from tvcodec.decoding.base_model import BaseModel
+from tvcodec.decoding.decoder import Bank
+from tvcodec.encoding.encoder import encode
+from tvcodec.encoding.published import RECIPES, Published
+from tvcodec.encoding.summary import Summary
+from tvcodec.encoding.survey import Progress
 from tvcodec.errors import BaseModelMismatch, TvqError
-from tvcodec.location import refuse_edit
-from tvcodec.locking import resolved
-from tvcodec.published import RECIPES, Published
-from tvcodec.rate import Goal
-from tvcodec.recipes import QUALITIES, Recipe
-from tvcodec.sketch import Sketch
-from tvcodec.summary import Summary
-from tvcodec.survey import Progress
+from tvcodec.file import similarity
+from tvcodec.file.archive import Archive
+from tvcodec.file.assembly import Taken, Written
+from tvcodec.file.container import Writer
+from tvcodec.file.durable import scratch_directory
+from tvcodec.file.editing import edit
+from tvcodec.file.location import refuse_edit
+from tvcodec.file.locking import resolved
+from tvcodec.maths.sketch import Sketch
+from tvcodec.parameter.rate import Goal
+from tvcodec.parameter.recipes import QUALITIES, Recipe
 
 StrPath = str | os.PathLike[str]
 ALONE = ", ".join(["auto", "exact", *(name for name, kind in RECIPES.items() if not kind.joint)])

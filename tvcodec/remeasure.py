@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tvcodec.checkpoint import Checkpoint, CheckpointSource, open_checkpoint, open_fine_tune
-from tvcodec.decoder import Bank
-from tvcodec.dense import inner_product, squared_norm, task_vector
-from tvcodec.index import Entry, Exact, SmallMember
-from tvcodec.model import Model
-from tvcodec.survey import Progress
+from tvcodec.decoding.decoder import Bank
+from tvcodec.decoding.model import Model
+from tvcodec.encoding.survey import Progress
+from tvcodec.file.index import Entry, Exact, SmallMember
+from tvcodec.maths.dense import inner_product, squared_norm, task_vector
 
 TOLERANCE = 1e-3  # relative
 ROUNDING = 1e-6  # of errors and gains, absolute: sums in another order

@@ -34,7 +34,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import tvcodec
-from tvcodec.index import Entry, Factors
+from tvcodec.file.index import Entry, Factors
 
 
 @dataclass

@@ -55,7 +55,7 @@ def main() -> None:
         paths = map(str, (base, *tunes))
         commands[SVD] = (sys.executable, str(HERE / "tsv_c_svd.py"), f"{out}.safetensors", *paths)
     rows = {name: Runs("encode", name, input_bytes=0) for name in commands}
-    idle = (sys.executable, "-c", "import tvcodec.cli.encode, tvcodec.encoder")
+    idle = (sys.executable, "-c", "import tvcodec.cli.encode, tvcodec.encoding.encoder")
     start, imports, _ = launched(idle)
     for _ in range(options.repeat):
         for name, command in commands.items():

@@ -26,7 +26,7 @@ import models
 import torch
 
 import tvcodec
-from tvcodec import lowrank
+from tvcodec.maths import lowrank
 
 QUALITIES = ("small", "balanced", "high")
 VALUES, TASKS, PARAMETERS = 70e9, 100, 723  # of Llama 3 70B

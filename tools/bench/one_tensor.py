@@ -20,7 +20,7 @@ import torch
 from tabulate import tabulate
 
 import tvcodec
-from tvcodec.source import FileSource
+from tvcodec.file.source import FileSource
 
 SHAPE = models.Shape(width=96, layers=4, patch=8, image=32, heads=4)
 NAME = "encoder.layers.2.mlp.fc1.weight"

@@ -107,7 +107,7 @@ def ours(method: str, archives: Sequence[str], models: Path, cache: Path) -> Ite
     base, tunes = models / "base", fine_tunes(models)
     (cache / "merged").mkdir(exist_ok=True)
     tvcodec = (sys.executable, "-m", "tvcodec")
-    idle = (sys.executable, "-c", "import tvcodec.cli.merge, tvcodec.decoder")
+    idle = (sys.executable, "-c", "import tvcodec.cli.merge, tvcodec.decoding.decoder")
     for archive in (name for name in OURS[method] if name in archives):
         bank = cache / f"{archive.replace(' ', '-')}.tvq"
         if not bank.exists():

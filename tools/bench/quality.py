@@ -26,7 +26,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import tvcodec
-from tvcodec.published import (
+from tvcodec.encoding.published import (
     BitDelta,
     Consensus,
     Published,

@@ -31,10 +31,11 @@ from tabulate import tabulate
 from torch import Tensor
 
 import tvcodec
-from tvcodec import entropy, rotated
-from tvcodec.index import Entry, Factors
-from tvcodec.lowrank import Factors as Codes
-from tvcodec.stored_task import load_entry
+from tvcodec.decoding.stored_task import load_entry
+from tvcodec.file import entropy
+from tvcodec.file.index import Entry, Factors
+from tvcodec.maths import rotated
+from tvcodec.maths.lowrank import Factors as Codes
 
 
 def main() -> None:

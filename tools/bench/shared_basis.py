@@ -30,7 +30,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 import tvcodec
-from tvcodec import auto, codec, quantize
+from tvcodec.maths import quantize
+from tvcodec.parameter import auto, codec
 
 BASIS_PEAK = 31  # largest code of a shared side
 TASKS = 8

@@ -22,8 +22,8 @@ import corpora
 from tabulate import tabulate
 
 import tvcodec
-from tvcodec.curve import Curve
-from tvcodec.tuning import tune
+from tvcodec.tuning.curve import Curve
+from tvcodec.tuning.tune import tune
 
 RETAIN = (0.99, 0.98)
 

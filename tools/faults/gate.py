@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from faults.outcome import VECTORS, Tally, everything
-from tvcodec.archive import Archive
 from tvcodec.errors import TvqError
+from tvcodec.file.archive import Archive
 
 MODULES = [
     "container",

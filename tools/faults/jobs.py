@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 import tvcodec
 from faults.oplog import Tree, tree_of
 from tvcodec.adding import add
-from tvcodec.container import PROLOGUE_SIZE
-from tvcodec.editing import remove
-from tvcodec.salvaging import salvage
+from tvcodec.file.container import PROLOGUE_SIZE
+from tvcodec.file.editing import remove
+from tvcodec.file.salvaging import salvage
 
 LEFT_OVER = re.compile(r"\..+-[0-9a-f]{8}\.(tmp|old)")
 SHARD = 9000  # bytes: two parameters of three

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tvcodec import exchange
+from tvcodec.file import exchange
 
 Tree = dict[str, bytes | None]  # paths below the root; None is a directory
 FATES = ("nothing", "half", "zeros", "all")

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import tvcodec
-from tvcodec.archive import Archive
 from tvcodec.errors import TvqError
+from tvcodec.file.archive import Archive
 
 VECTORS = Path(__file__).resolve().parent.parent.parent / "spec" / "vectors"
 BASE = VECTORS / "base.safetensors"

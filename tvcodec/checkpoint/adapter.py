@@ -24,9 +24,9 @@ from tvcodec.checkpoint.adapter_names import BaseNames
 from tvcodec.checkpoint.directory import INDEX_NAME, SINGLE_NAME
 from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
 from tvcodec.checkpoint.stored import StoredTensor
-from tvcodec.dense import fine_tune
 from tvcodec.errors import CheckpointError
-from tvcodec.product import Product
+from tvcodec.maths.dense import fine_tune
+from tvcodec.maths.product import Product
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 

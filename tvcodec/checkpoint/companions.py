@@ -10,7 +10,7 @@ from shutil import copyfile
 
 from tvcodec.checkpoint.directory import INDEX_NAME
 from tvcodec.errors import CheckpointError
-from tvcodec.index import BLOB_MAX, valid_file_name
+from tvcodec.file.index import BLOB_MAX, valid_file_name
 
 _COMPANION_SUFFIXES = frozenset(
     {".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".vocab", ".bpe", ".spm"}

@@ -13,7 +13,7 @@ from tvcodec.checkpoint.dtypes import SAFETENSORS_DTYPES
 from tvcodec.checkpoint.opening import Checkpoint
 from tvcodec.checkpoint.safetensors_file import Plan, tensor_bytes
 from tvcodec.errors import CheckpointError, FormatError
-from tvcodec.index import BLOB_MAX
+from tvcodec.file.index import BLOB_MAX
 
 _CHUNK = 1 << 20
 

@@ -16,9 +16,9 @@ from tvcodec.checkpoint.safetensors_file import read_safetensors
 from tvcodec.checkpoint.stored import FileTensor, MemoryTensor, StoredTensor
 from tvcodec.checkpoint.torch_file import read_torch
 from tvcodec.errors import CheckpointError
-from tvcodec.index.fields import NAME_MAX, valid_parameter_name
-from tvcodec.location import is_url, shown
-from tvcodec.product import Product
+from tvcodec.file.index.fields import NAME_MAX, valid_parameter_name
+from tvcodec.file.location import is_url, shown
+from tvcodec.maths.product import Product
 
 
 class Checkpoint:

@@ -23,8 +23,8 @@ from tvcodec.checkpoint.safetensors_file import (
     safetensors_header,
     tensor_bytes,
 )
-from tvcodec.durable import durable_directory, durable_file
 from tvcodec.errors import CheckpointError, naming
+from tvcodec.file.durable import durable_directory, durable_file
 from tvcodec.threads import computed
 
 DEFAULT_MAX_SHARD_SIZE = 5_000_000_000

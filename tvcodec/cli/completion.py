@@ -11,8 +11,8 @@ from contextlib import closing
 import click
 from click.shell_completion import CompletionItem
 
-from tvcodec.archive import Archive
 from tvcodec.errors import TvqError
+from tvcodec.file.archive import Archive
 
 
 def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -27,7 +27,7 @@ def copy(source: str, target: str, expect_root: str | None, force: bool, as_json
     \b
       tvcodec copy bank.tvq backup.tvq
     """
-    from tvcodec import copying
+    from tvcodec.file import copying
 
     with progress(("copying", None), unit="B") as advance:
         written = copying.copy(

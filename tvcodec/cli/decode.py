@@ -53,7 +53,7 @@ def decode(
     if base_model is None and not task_vector:
         raise click.UsageError("--base-model is missing (only --task-vector goes without)")
     paths.check(bank, base_model, output=output)
-    from tvcodec.decoder import Bank
+    from tvcodec.decoding.decoder import Bank
 
     with Bank(bank, expected_root=expect_root) as opened:
         if task_vector:

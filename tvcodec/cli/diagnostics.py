@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tvcodec.archive import Archive
-from tvcodec.container import aligned
-from tvcodec.index import DTYPES, Entry, Factors, Small, SmallMember, TaskIndex, pack_task
+from tvcodec.file.archive import Archive
+from tvcodec.file.container import aligned
+from tvcodec.file.index import DTYPES, Entry, Factors, Small, SmallMember, TaskIndex, pack_task
 
 RETAINED = "energy_retained"
 ROUNDING = 1e-5  # of sums of squares of float32 numbers

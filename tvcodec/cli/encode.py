@@ -13,14 +13,14 @@ import click
 from tvcodec.cli import completion, options, paths, printing, recipe_settings
 from tvcodec.cli.progress import progress
 from tvcodec.cli.recipe_settings import AUTO, QUALITIES, RecipeFile
-from tvcodec.container import check_name
+from tvcodec.file.container import check_name
 
 if TYPE_CHECKING:
     from tvcodec.checkpoint import Checkpoint
-    from tvcodec.published import Published
-    from tvcodec.rate import Goal
-    from tvcodec.recipes import Recipe
-    from tvcodec.summary import Summary
+    from tvcodec.encoding.published import Published
+    from tvcodec.encoding.summary import Summary
+    from tvcodec.parameter.rate import Goal
+    from tvcodec.parameter.recipes import Recipe
 
 _QUALITY_HELP = ", ".join(f"{name} {cost}" for name, cost in QUALITIES.items())
 
@@ -142,14 +142,14 @@ def encode(
     given = _masks(masks or said.places.get("mask_dir"), tunes)
     if given and not chosen.uses_masks:
         raise click.UsageError(f"recipe {chosen.name!r} has no use for masks")
-    from tvcodec import encoder
     from tvcodec.checkpoint import open_checkpoint
+    from tvcodec.encoding import encoder
 
     base = open_checkpoint(base_model)
     with ExitStack() as stack:
         executor = None
         if cluster is not None:
-            from tvcodec.cluster import connected
+            from tvcodec.encoding.cluster import connected
 
             executor, suits = stack.enter_context(connected(cluster))
             jobs = jobs or suits

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tvcodec import carrier
 from tvcodec.cli import completion, options, printing
 from tvcodec.cli.import_ import print_carried
 from tvcodec.cli.progress import progress
+from tvcodec.file import carrier
 
 if TYPE_CHECKING:
-    from tvcodec.lora import Exported
+    from tvcodec.decoding.lora import Exported
 
 MOST_LOST = 0.5  # of the energy, before a note says so
 
@@ -87,8 +87,8 @@ def export(
         return
     if task is None or base_model is None:
         raise click.UsageError("--format peft needs TASK and --base-model")
-    from tvcodec.decoder import Bank
-    from tvcodec.lora import export_adapter
+    from tvcodec.decoding.decoder import Bank
+    from tvcodec.decoding.lora import export_adapter
 
     with (
         Bank(bank, expected_root=expect_root) as opened,

@@ -6,9 +6,9 @@ import dataclasses
 
 import click
 
-from tvcodec import carrier
 from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
+from tvcodec.file import carrier
 
 
 @click.command("import")

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from tvcodec import curve
-from tvcodec.archive import Archive
 from tvcodec.cli import completion, options, printing
 from tvcodec.cli.diagnostics import diagnostics as diagnosed
 from tvcodec.cli.parameters import parameter_rows, parameters_text
+from tvcodec.file.archive import Archive
+from tvcodec.tuning import curve
 
 INDEX_BYTES = 200_000  # of task indexes read without being asked: about 0.1 s
 MATRIX_TASKS = 8  # up to which similarities are shown as a matrix 80 columns wide

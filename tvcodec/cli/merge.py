@@ -13,9 +13,9 @@ import click
 from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
-from tvcodec.location import shown
-from tvcodec.merge import methods, weights
-from tvcodec.merge.methods import METHODS
+from tvcodec.file.location import shown
+from tvcodec.maths.merge import methods, weights
+from tvcodec.maths.merge.methods import METHODS
 
 COMMAND = "tvcodec.command"
 _UNRECORDED = {"output", "jobs", "force", "as_json"}  # on which the merge does not depend
@@ -184,7 +184,7 @@ def merge(
     settings["exclude"] = settings["exclude"] or None
     _check(method, settings)
     paths.check(*banks, base_model, output=output)
-    from tvcodec.decoder import Bank
+    from tvcodec.decoding.decoder import Bank
 
     with ExitStack() as stack:
         first, *others = (

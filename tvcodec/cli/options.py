@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 
 from tvcodec.cli import completion
 from tvcodec.errors import TvqError
-from tvcodec.index import valid_task_name
-from tvcodec.merge import weights
+from tvcodec.file.index import valid_task_name
+from tvcodec.maths.merge import weights
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tvcodec.archive import Archive
 from tvcodec.cli import printing
-from tvcodec.index import Entry, Kept, Small, SmallMember, TaskIndex
+from tvcodec.file.archive import Archive
+from tvcodec.file.index import Entry, Kept, Small, SmallMember, TaskIndex
 
 
 def parameter_rows(archive: Archive, task: str) -> Iterator[dict[str, Any]]:

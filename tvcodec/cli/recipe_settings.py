@@ -13,9 +13,9 @@ from tvcodec.cli import options
 from tvcodec.errors import TvqError
 
 if TYPE_CHECKING:
-    from tvcodec.published import Published
-    from tvcodec.rate import Goal
-    from tvcodec.recipes import Recipe
+    from tvcodec.encoding.published import Published
+    from tvcodec.parameter.rate import Goal
+    from tvcodec.parameter.recipes import Recipe
 
 NAMES = ("auto", "exact", *options.PUBLISHED)
 QUALITIES = {  # what each costs and keeps, as measured
@@ -151,7 +151,7 @@ def make(name: str | None, settings: Mapping[str, Any]) -> tuple[Recipe | Publis
     if name not in options.PUBLISHED:
         _check_auto(name, given)
         return _auto(name, {key: _read(key, value) for key, value in given.items()})
-    from tvcodec.published import published
+    from tvcodec.encoding.published import published
 
     try:
         return published(name, given), None
@@ -188,8 +188,8 @@ def _check_auto(name: str, given: Mapping[str, Any]) -> None:
 
 
 def _auto(name: str, given: Mapping[str, Any]) -> tuple[Recipe, Goal | None]:
-    from tvcodec.rate import Goal
-    from tvcodec.recipes import EXACT, QUALITIES, Recipe
+    from tvcodec.parameter.rate import Goal
+    from tvcodec.parameter.recipes import EXACT, QUALITIES, Recipe
 
     if name == "exact":
         return EXACT, None

@@ -6,8 +6,8 @@ import dataclasses
 
 import click
 
-from tvcodec import editing
 from tvcodec.cli import completion, options, printing
+from tvcodec.file import editing
 
 
 @click.command()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tvcodec.archive import Archive
 from tvcodec.cli import completion, options, printing
 from tvcodec.cli.progress import progress
-from tvcodec.durable import durable_file
+from tvcodec.file.archive import Archive
+from tvcodec.file.durable import durable_file
 
 if TYPE_CHECKING:
     from tvcodec.report.build import Report

@@ -6,8 +6,8 @@ import dataclasses
 
 import click
 
-from tvcodec import salvaging
 from tvcodec.cli import completion, options, printing
+from tvcodec.file import salvaging
 
 SOME_LOST = 3
 

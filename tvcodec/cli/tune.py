@@ -9,10 +9,10 @@ import click
 
 from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.encode import print_summary
-from tvcodec.container import check_name
+from tvcodec.file.container import check_name
 
 if TYPE_CHECKING:
-    from tvcodec.curve import Point
+    from tvcodec.tuning.curve import Point
 
 
 @click.command(
@@ -83,14 +83,14 @@ def tune(
     tunes = options.by_task(fine_tunes)
     paths.check(base_model, *tunes.values(), output=output)
     check_name(output)
-    from tvcodec import tuning
-    from tvcodec.evaluating import Command
+    from tvcodec.tuning import tune as tuner
+    from tvcodec.tuning.evaluating import Command
 
     try:
         evaluate = Command(command, output)
     except ValueError as error:
         raise click.UsageError(f"--evaluate: {error}") from None
-    found = tuning.tune(
+    found = tuner.tune(
         base_model,
         tunes,
         evaluate,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tvcodec.archive import Archive
 from tvcodec.cli import options, paths, printing
 from tvcodec.cli.progress import progress
+from tvcodec.file.archive import Archive
 
 if TYPE_CHECKING:
     from tvcodec.remeasure import Remeasured
@@ -56,7 +56,7 @@ def verify(
     for task in tunes:
         archive.record(task)
     archive.verify()
-    from tvcodec.content import content_digest
+    from tvcodec.file.content import content_digest
 
     stored = sum(archive.group(group).sections_length for group in archive.groups)
     with progress(("reading", stored), unit=" bytes") as advance:
@@ -85,7 +85,7 @@ def verify(
 def _remeasure(
     bank: str, archive: Archive, base_model: str, tunes: Mapping[str, str]
 ) -> list[Remeasured]:
-    from tvcodec.decoder import Bank
+    from tvcodec.decoding.decoder import Bank
     from tvcodec.remeasure import remeasure
 
     values = sum(parameter.count for parameter in archive.root.base_model)

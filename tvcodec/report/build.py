@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvcodec.archive import Archive
 from tvcodec.errors import TvqError
+from tvcodec.file.archive import Archive
 from tvcodec.report import page, sections, style
 from tvcodec.report.facts import Facts, Progress, gather
 from tvcodec.report.likeness import likeness

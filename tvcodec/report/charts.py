@@ -14,11 +14,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from tvcodec.curve import Curve
 from tvcodec.report.facts import Depth, Matrix
 from tvcodec.report.likeness import Likeness
 from tvcodec.report.spectra import Spectrum
 from tvcodec.report.style import Palette
+from tvcodec.tuning.curve import Curve
 from tvcodec.wording import amount
 
 WIDTH = 8.0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvcodec.archive import Archive
-from tvcodec.curve import Curve, from_metadata
-from tvcodec.index import Entry, Kept, Rows, Small, SmallMember, TaskIndex
+from tvcodec.file.archive import Archive
+from tvcodec.file.index import Entry, Kept, Rows, Small, SmallMember, TaskIndex
 from tvcodec.report.layers import layer, natural
+from tvcodec.tuning.curve import Curve, from_metadata
 
 Matrix = npt.NDArray[np.float64]
 Progress = Callable[[int], None]

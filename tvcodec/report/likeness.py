@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tvcodec.archive import Archive, mirrored
+from tvcodec.file.archive import Archive, mirrored
 
 MOST_TASKS = 1000
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tvcodec.archive import Archive
-from tvcodec.index import Entry, Factors
-from tvcodec.lowrank import Factors as Content
-from tvcodec.stored_task import StoredTask
+from tvcodec.decoding.stored_task import StoredTask
+from tvcodec.file.archive import Archive
+from tvcodec.file.index import Entry, Factors
+from tvcodec.maths.lowrank import Factors as Content
 
 MOST_MATRICES = 6
 MOST_TASKS = 16

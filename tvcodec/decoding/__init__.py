@@ -1,0 +1,1 @@
+"""A file to task vectors, models and merges: the walk back."""

@@ -1,0 +1,1 @@
+"""Checkpoints to a file: the walk over parameters."""

@@ -1,0 +1,1 @@
+"""Numbers, which know no bytes: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Step and gain of each task by the user's own measure."""
