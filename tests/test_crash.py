@@ -17,7 +17,7 @@ ROUNDS = {"add": 40, "remove": 300}  # TVCODEC_KILLS sets both
 BASE = {"a.weight": normal(0, 90, 60), "b.bias": normal(1, 200)}
 PROGRAM = """
 import json, os, random, re, signal, sys, time
-from tvcodec import editing
+from tvcodec.file import editing
 change, rounds = sys.argv[1], int(sys.argv[2])
 if change == "add":
     import torch

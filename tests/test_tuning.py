@@ -18,10 +18,11 @@ import tvcodec
 from tvcodec.cli import main
 from tvcodec.errors import TvqError
 from tvcodec.parameter.recipes import Recipe
-from tvcodec.tuning import curve, search, tune
+from tvcodec.tuning import curve, search
 from tvcodec.tuning.curve import Curve, Point
 from tvcodec.tuning.evaluating import Command
 from tvcodec.tuning.ledger import Ledger
+from tvcodec.tuning.tune import tune
 
 BASE: State = {"w": normal(0, 24, 640), "v": normal(1, 24)}
 TUNES: dict[str, State] = {

@@ -26,19 +26,19 @@ from tvcodec.errors import TvqError
 from tvcodec.file.archive import Archive
 
 MODULES = [
-    "container",
-    "archive",
-    "entropy",
-    "codec",
-    "stored_task",
-    "base_model",
-    "index",
-    "index.fields",
-    "index.parts",
-    "index.records",
-    "index.root_rules",
-    "index.streams",
-    "index.task_rules",
+    "file.container",
+    "file.archive",
+    "file.entropy",
+    "parameter.codec",
+    "decoding.stored_task",
+    "decoding.base_model",
+    "file.index",
+    "file.index.fields",
+    "file.index.parts",
+    "file.index.records",
+    "file.index.root_rules",
+    "file.index.streams",
+    "file.index.task_rules",
 ]
 ERRORS = {"FormatError", "UnsupportedError", "Malformed", "expected", "_damaged"}
 CHECKERS = {"increasing", "check_prologue"}  # and what is called _check_... or _refuse
@@ -54,24 +54,25 @@ SHOWN = 45  # characters of a check that name it
 _TOO_LONG = "needs a file of more than 64 MiB"
 _BACKED = "another check refuses it too, later or less clearly: "
 GUARDS = {
-    "container:Container._open if: if length > INDEX_MAX:": _TOO_LONG,
-    "index.root_rules:_group most: integer(value[1], '.index_length', INDEX_MAX,": _TOO_LONG,
-    "index.root_rules:_group most: integer(value[0], '.sections_length', DIMENSI": (
+    "file.container:Container._open if: if length > INDEX_MAX:": _TOO_LONG,
+    "file.index.root_rules:_group most: integer(value[1], '.index_length', INDEX_MAX,": _TOO_LONG,
+    "file.index.root_rules:_group most: integer(value[0], '.sections_length', DIMENSI": (
         _BACKED + "the place of the root index"
     ),
-    "index.root_rules:_group type: digest(value[2], '.index_sha256')": _BACKED + "is compared",
-    "index.fields:dimensions most: integer(dim, '', DIMENSION_MAX)": _BACKED + "the product",
-    "index.parts:_rotated_largest most: integer(raw_run_log2, '.run_log2', block_log2": (
+    "file.index.root_rules:_group type: digest(value[2], '.index_sha256')": _BACKED + "is compared",
+    "file.index.fields:dimensions most: integer(dim, '', DIMENSION_MAX)": _BACKED + "the product",
+    "file.index.parts:_rotated_largest most: integer(raw_run_log2, '.run_log2', block_log2": (
         _BACKED + "a negative shift is a ValueError"
     ),
-    "index.parts:_grouped_stage least: integer(raw_group, '.group', COUNT_MAX)": (
+    "file.index.parts:_grouped_stage least: integer(raw_group, '.group', COUNT_MAX)": (
         _BACKED + "no stream holds a negative number of values"
     ),
-    "index.streams:read_stream condition 1: if type(value) is not list or len(value) not ": (
+    "file.index.streams:read_stream condition 1: if type(value) is not list or len(value) not ": (
         _BACKED + "so many values are not unpacked, a ValueError"
     ),
-    "entropy:_frame condition 1: if not decoder.eof or filled != len(out):": _BACKED + "libzstd",
-    "entropy:_frame if: if filled + len(piece) > len(out):": _BACKED + "libzstd",
+    "file.entropy:_frame condition 1: if not decoder.eof or filled != len(out):": _BACKED
+    + "libzstd",
+    "file.entropy:_frame if: if filled + len(piece) > len(out):": _BACKED + "libzstd",
 }
 
 
