@@ -558,6 +558,7 @@ function readFiles(value) {
   const files = listed(value).map((item) => {
     const [name, source, sha] = fields(item, 3);
     require(63, !OF_WEIGHTS.test(fileName(name, 2)), "a file of weights");
+    require(63, !/(^|\/)adapter_/i.test(name), "a file of an adapter");
     return { name, source: integer(source, 1), sha: digest(sha) };
   });
   checkPlaces(files, []);

@@ -736,6 +736,7 @@ def read_files(value: Any) -> list[Beside]:
     for name, source, sha256 in (fields(item, 3) for item in listed(value)):
         _, dot, suffix = file_name(name, 2).lower().rpartition(".")
         require(63, not dot or suffix not in OF_WEIGHTS, f"{name} is that of weights")
+        require(63, "/adapter_" not in f"/{name.lower()}", f"{name} is that of an adapter")
         files.append(Beside(name, integer(source, 1), digest(sha256)))
     check_places(files, [])
     return files

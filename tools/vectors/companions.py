@@ -87,6 +87,7 @@ def _names() -> Iterator[Broken]:
         "weights": "model.safetensors",
         "pickle": "Training_args.BIN",
         "onnx": "onnx/model.onnx",
+        "adapter": "a/Adapter_config.json",
     }
     for label, name in names.items():
         what = f"a file's name, {label.replace('_', ' ')}"

@@ -28,6 +28,7 @@ FROM_BASE, KEPT = range(2)  # sources of a file
 
 _STEP = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|gguf|onnx|npz|tvq)", re.I)
+_ADAPTER = re.compile(r"(.*/)?adapter_.*", re.I)  # has a library take weights from elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def valid_file_name(name: str) -> bool:
     """Whether a file beside weights may be called so: a safe name on every system, or one folder's
     and one within it, and not that of weights."""
     steps = name.split("/")
-    return len(steps) <= 2 and all(map(_valid_step, steps)) and not _WEIGHTS.fullmatch(name)
+    barred = _WEIGHTS.fullmatch(name) or _ADAPTER.fullmatch(name)
+    return len(steps) <= 2 and all(map(_valid_step, steps)) and not barred
 
 
 def valid_weights_name(name: str) -> bool:
