@@ -188,6 +188,16 @@ def test_iso_c_without_full_rank_fills_nothing_in():
     assert not iso_c.merge([total, -total]).any()
 
 
+def test_iso_c_makes_up_for_what_a_sum_has_lost():
+    u, v = svd(random(24, 40), full_matrices=False)[::2]
+    sigma = torch.tensor([9.0, 5.0, 3.0, *[0.5] * 21], dtype=torch.float64)
+    whole, cut = u * sigma @ v, u[:, :3] * sigma[:3] @ v[:3]
+    lost = float((whole - cut).square().sum())
+    kept = u[:, :3] @ u[:, :3].T
+    assert relative(iso_c.merge([cut], lost), kept @ published_iso_c([whole])) < 1e-8
+    assert relative(iso_c.merge([whole], lost), published_iso_c([whole])) < 1e-8
+
+
 def test_inputs_stay_as_they_were():
     taus = decaying((24, 40), 3)
     before = [tau.clone() for tau in taus]

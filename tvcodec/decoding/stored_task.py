@@ -100,6 +100,14 @@ class StoredTask:
             return 0.0
         return max(section.error**2 - (1 - section.gain) ** 2, 0.0)
 
+    def lost_energy(self, number: int) -> float:
+        """The energy that a parameter's task vector had and does not come back with; 0.0 where the
+        parameter has no section of its own."""
+        section = self._at.get(self.stored_as(number), (None, 0))[0]
+        if not isinstance(section, Entry):
+            return 0.0
+        return section.norm**2 * max(2 - 2 * section.gain - section.error**2, 0.0)
+
     def rotated(self, number: int) -> bool:
         """Whether a part of a parameter's task vector is coded in a rotated frame."""
         section = self._at.get(self.stored_as(number), (None, 0))[0]

@@ -30,8 +30,13 @@ def tsvm(tasks: Tasks) -> Tau:
 
 
 def iso_c(tasks: Tasks) -> Tau:
-    """Iso-C, of matrices."""
-    return lambda number: iso_c_maths.merge([_finite(tasks.total(number), tasks, number)])
+    """Iso-C, of matrices, whose spectrum is made up for the energy that coding took from it."""
+
+    def tau(number: int) -> Tensor:
+        missing = sum(term.factor**2 * term.task.lost_energy(number) for term in tasks.terms)
+        return iso_c_maths.merge([_finite(tasks.total(number), tasks, number)], missing)
+
+    return tau
 
 
 def _triplets(tasks: Tasks, term: Term, number: int, rank: int) -> tsvm_maths.Triplets | None:
