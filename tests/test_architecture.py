@@ -105,6 +105,7 @@ IMPORTS = {
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
     " task_vector",
+    "several": "checkpoint durable model",
     "restoring": "archive checkpoint errors index",
     "decoder": "archive base_model checkpoint device errors fine_tune html live_module merging"
     " model restoring stored_task task_vector",
@@ -127,7 +128,7 @@ IMPORTS = {
     "__main__": "cli",
     "cli": "__init__ adding archive carrier checkpoint cluster container content copying curve"
     " decoder durable editing encoder errors evaluating index location lora merge published rate"
-    " recipes remeasure report salvaging tune wording",
+    " recipes remeasure report salvaging several tune wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
