@@ -48,7 +48,7 @@ def run(line: str, directory: Path, also: tuple[int, ...] = ()) -> str:
     which has imported what takes longest, all others by bash. CalledProcessError unless it ends
     with 0 or one of `also`."""
     words = shlex.split(line.replace("\\\n", " "), comments=True)
-    environment = {}
+    environment = _environment(directory)
     while found := ASSIGNED.fullmatch(words[0]):
         environment[found[1]] = found[2]
         del words[0]
@@ -67,25 +67,29 @@ def run(line: str, directory: Path, also: tuple[int, ...] = ()) -> str:
 
 
 def shell(line: str, directory: Path) -> str:
-    """The same by bash, where `tvcodec` and `python` are those that run this."""
+    """The same by bash."""
+    return execute(["bash", "-e", "-o", "pipefail", "-c", line], directory)
+
+
+def execute(command: list[str], directory: Path) -> str:
+    """What a program prints, messages behind data. CalledProcessError where it fails."""
+    environment = {**os.environ, **_environment(directory)}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        done.check_returncode()
+    return done.stdout + done.stderr
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """In which `tvcodec` and `python` are those that run this."""
     programs = directory / ".bin"
     programs.mkdir(exist_ok=True)
     for name, words in {"tvcodec": "-m tvcodec", "python": ""}.items():
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
         program.chmod(0o755)
-    return execute(["bash", "-e", "-o", "pipefail", "-c", line], directory)
-
-
-def execute(command: list[str], directory: Path) -> str:
-    """What a program prints, messages behind data. CalledProcessError where it fails."""
-    paths = {
+    return {
         name: os.pathsep.join([first, *filter(None, [os.environ.get(name)])])
-        for name, first in {"PATH": str(directory / ".bin"), "PYTHONPATH": str(TOP)}.items()
+        for name, first in {"PATH": str(programs), "PYTHONPATH": str(TOP)}.items()
     }
-    environment = {**os.environ, **paths}
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        done.check_returncode()
-    return done.stdout + done.stderr
