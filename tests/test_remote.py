@@ -63,6 +63,7 @@ class Web:
     asked: list[tuple[str | None, int, int]] = field(default_factory=list)
     ranges: bool = True
     etags: bool = True
+    modified: str = ""
     extra: bytes = b""  # behind each range, and counted in its length
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -79,6 +80,9 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             asked, name = self.headers.get("Range"), self.path.partition("?")[0]
             status, body, headers = 404, b"", {}
@@ -93,10 +97,13 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
             for key, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def found(self, whole: bytes, asked: str | None) -> tuple[int, bytes, dict[str, str]]:
             headers = {"ETag": f'"{hashlib.md5(whole).hexdigest()}"'} if told.etags else {}
+            if told.modified:
+                headers["Last-Modified"] = told.modified
             if asked is None or not told.ranges:
                 return 200, whole, headers
             start, last = map(int, asked.removeprefix("bytes=").split("-"))
@@ -258,6 +265,23 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed(store: str, data
     put("changing.tvq", data)
     with tvcodec.open("s3://models/changing.tvq") as opened:
         put("changing.tvq", data[:-1] + b"x")
+        with pytest.raises(tvcodec.TvqError, match="changed while it was read"):
+            dict(opened.decode("bee", BASE))
+
+
+@pytest.mark.parametrize("change", ["time", "size"])
+def test_an_object_of_a_store_without_etags_is_watched_too(
+    web: Web, store: str, data: bytes, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    web.etags, web.modified = False, "Sun, 01 Nov 2026 10:00:00 GMT"
+    web.files["/models/untagged.tvq"] = data
+    with tvcodec.open("s3://models/untagged.tvq") as opened:
+        assert_same(opened.decode("ant", BASE)["a.weight"], TUNES["ant"]["a.weight"])
+        if change == "time":
+            web.modified = "Sun, 01 Nov 2026 10:00:01 GMT"
+        else:
+            web.files["/models/untagged.tvq"] = data + b"x"
         with pytest.raises(tvcodec.TvqError, match="changed while it was read"):
             dict(opened.decode("bee", BASE))
 

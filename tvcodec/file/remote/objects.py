@@ -66,17 +66,21 @@ class RemoteObject:
 
 
 class S3Object(RemoteObject):
-    """Of an S3-compatible store, which is told with each read which ETag the object has to have."""
+    """Of an S3-compatible store, which is told with each read which ETag the object has to have; of
+    one that gives none, size and time of change are asked for after each read."""
 
     def _find(self) -> int:
         info = self.fs.info(self.path)
         size = _size(info, self.url)
-        if info.get("ETag"):
+        self._tagged = bool(info.get("ETag"))
+        if self._tagged:
             self.fs.s3_additional_kwargs["IfMatch"] = info["ETag"]
+        else:
+            self._key = self.fs.ukey(self.path)
         return size
 
     def _read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return self._ranges(ranges)
+        return self._ranges(ranges) if self._tagged else super()._read(ranges)
 
 
 class HttpObject(RemoteObject):
