@@ -39,7 +39,7 @@ def test_a_mistyped_command_is_guessed():
 
 
 def test_a_mistyped_option_is_guessed():
-    assert "'--weights'" in said(2, "merge", "bank.tvq", "--wieghts", "uniform", "-o", "x")
+    assert "--weights" in said(2, "merge", "bank.tvq", "--wieghts", "uniform", "-o", "x")
 
 
 @pytest.mark.parametrize(

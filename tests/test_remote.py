@@ -64,6 +64,8 @@ class Web:
     ranges: bool = True
     etags: bool = True
     modified: str = ""
+    chunked: bool = False
+    cut: int = 0  # bytes at the end of each range
     extra: bytes = b""  # behind each range, and counted in its length
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -94,7 +96,12 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
                 status, body, headers = self.found(told.files[name], asked)
             told.asked.append((asked, status, len(body)))
             self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            length = {"Content-Length": str(len(body))}
+            if told.chunked:
+                length = {"Transfer-Encoding": "chunked"}
+                pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)]
+                body = b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in (*pieces, b""))
+            for key, value in {**headers, **length}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command != "HEAD":
@@ -111,7 +118,11 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
                 return 416, b"", {"Content-Range": f"bytes */{len(whole)}"}
             body = whole[start : last + 1]
             place = f"bytes {start}-{start + len(body) - 1}/{len(whole)}"
-            return 206, body + told.extra, {**headers, "Content-Range": place, **told.headers}
+            return (
+                206,
+                body[: len(body) - told.cut] + told.extra,
+                {**headers, "Content-Range": place, **told.headers},
+            )
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -341,6 +352,21 @@ def test_a_server_without_ranges_is_refused_before_it_sends_a_file(
     ]
     assert run("copy", f"{web.url}/bank.tvq", tmp_path / "copy.tvq").exit_code == 0
     assert (tmp_path / "copy.tvq").read_bytes() == data
+
+
+def test_ranges_may_come_in_chunks_and_without_a_length(
+    web: Web, data: bytes, tmp_path: Path
+) -> None:
+    web.chunked = True
+    with tvcodec.open(f"{web.url}/bank.tvq") as opened:
+        assert_same(opened.decode("bee", BASE)["a.weight"], TUNES["bee"]["a.weight"])
+    assert {status for _, status, _ in web.asked} == {206}
+    web.extra = b"x"
+    with pytest.raises(NoRanges):
+        tvcodec.open(f"{web.url}/bank.tvq")
+    web.extra, web.cut = b"", 1
+    with pytest.raises(NoRanges):
+        tvcodec.open(f"{web.url}/bank.tvq")
 
 
 @pytest.mark.parametrize("wrong", ["longer", "packed", "cut"])

@@ -28,7 +28,7 @@ COMMANDS = {  # in the order in which people need them; each is in the module of
     "tune": "Search the smallest file that keeps a score.",
     "add": "Add fine-tunes to a .tvq file.",
     "remove": "Remove tasks from a .tvq file.",
-    "decode": "Give a fine-tune back.",
+    "decode": "Give fine-tunes back.",
     "merge": "Write a merge of fine-tunes.",
     "export": "Write a task or the file in another form.",
     "import": "Read back what export wrote as .safetensors.",

@@ -88,7 +88,8 @@ class HttpObject(RemoteObject):
 
     def __init__(self, url: str) -> None:
         self._identity: tuple[str, int] | None = None
-        super().__init__(url, client_kwargs=_client(self._look_at))
+        client = _client(self._look_at)
+        super().__init__(url, client_kwargs={**client, "response_class": _bounded(url)})
 
     def _find(self) -> int:
         self.head = self.fs.cat_file(self.path, start=0, end=HEAD)
@@ -111,8 +112,8 @@ class HttpObject(RemoteObject):
         asked = answer.request_info.headers["Range"].removeprefix("bytes=").split("-")
         wanted = int(asked[0]), min(int(asked[1]), size - 1)
         # No more than that is read: not an endless body, nor one that unpacks into more.
-        bounded = answer.content_length == last - first + 1
-        if (first, last) != wanted or not bounded or "Content-Encoding" in answer.headers:
+        fits = answer.content_length in (None, last - first + 1)
+        if (first, last) != wanted or not fits or "Content-Encoding" in answer.headers:
             raise NoRanges(self.url)
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         identity = tag, size
@@ -176,6 +177,27 @@ def _client(look_at: Callable[[Any], Any]) -> dict[str, Any]:
         "trust_env": True,
         "raise_for_status": look_at,
     }
+
+
+def _bounded(url: str) -> Any:
+    """A kind of answer whose body, which may come in chunks and without a length, is read no
+    further than the range goes that its head tells of; NoRanges where it goes elsewhere."""
+    from aiohttp import ClientResponse
+
+    class Bounded(ClientResponse):
+        async def read(self) -> bytes:
+            told = _CONTENT_RANGE.fullmatch(self.headers["Content-Range"])
+            length = int(told[2]) - int(told[1]) + 1 if told else 0
+            body = bytearray()
+            async for piece in self.content.iter_any():
+                body += piece
+                if len(body) > length:
+                    break
+            if len(body) != length:
+                raise NoRanges(url)
+            return bytes(body)
+
+    return Bounded
 
 
 def _close(fs: Any) -> None:
