@@ -247,7 +247,7 @@ def test_info_shows_the_recipe(here: Path) -> None:
     assert "base_bits 4, error_correction True, fp16 False, group 0, offset_bits 2" in text
 
 
-def test_the_full_example_of_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_example_of_systems_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight tasks, weights from accuracies, union masks: on the sample, with masks by the formula
     of TALL-masks."""
     from tvcodec.maths.merge.consensus import tall_mask
