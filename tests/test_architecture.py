@@ -50,7 +50,7 @@ IMPORTS = {
     "index": "container errors",
     "similarity": "",
     "stored_files": "container entropy errors index",
-    "archive": "container errors index location similarity source stored_files",
+    "archive": "container errors index location similarity source stored_files wording",
     "assembly": "archive container errors index similarity stored_files",
     "locking": "errors",
     "editing": "archive assembly container errors location locking",
@@ -65,7 +65,7 @@ IMPORTS = {
     "rotated": "quantize",
     "sketch": "product rotated",
     "basis": "",
-    "merge": "dense errors",
+    "merge": "dense errors wording",
     # numpy arrays <-> bytes
     "entropy": "errors",
     "content": "archive entropy errors index",
@@ -104,7 +104,8 @@ IMPORTS = {
     "live_module": "base_model checkpoint errors fine_tune threads",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
-    " task_vector",
+    " task_vector wording",
+    "several": "checkpoint durable model",
     "restoring": "archive checkpoint errors index",
     "decoder": "archive base_model checkpoint device errors fine_tune html live_module merging"
     " model restoring stored_task task_vector",
@@ -115,7 +116,7 @@ IMPORTS = {
     " errors location locking published rate recipes similarity sketch summary survey",
     # files of tasks coded one by one, by the user's own measure
     "curve": "",
-    "ledger": "",
+    "ledger": "errors",
     "search": "recipes",
     "evaluating": "durable errors model",
     "trials": "checkpoint curve decoder encoder errors ledger model recipes search summary",
@@ -127,7 +128,7 @@ IMPORTS = {
     "__main__": "cli",
     "cli": "__init__ adding archive carrier checkpoint cluster container content copying curve"
     " decoder durable editing encoder errors evaluating index location lora merge published rate"
-    " recipes remeasure report salvaging tune wording",
+    " recipes remeasure report salvaging several tune wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),

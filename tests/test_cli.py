@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, safe_open, save_file
 
 import tvcodec
-from tvcodec.cli import main
+from tvcodec.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tools" / "sample"
@@ -792,7 +793,7 @@ def test_verify_refuses_wrong_usage(here):
 # help
 
 
-@pytest.mark.parametrize("command", ["", *main.commands])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_the_examples_of_help_work(models, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     for name in ("base", "cars", "better-cars", "pets"):
@@ -800,17 +801,23 @@ def test_the_examples_of_help_work(models, tmp_path, monkeypatch, command):
         state = models / ("base.safetensors" if name == "base" else "cars.safetensors")
         Path(name, "model.safetensors").symlink_to(state)
     Path("dtd.safetensors").symlink_to(models / "dtd.safetensors")
+    Path("base.safetensors").symlink_to(models / "base.safetensors")
+    Path("mnist.safetensors").symlink_to(models / "dtd.safetensors")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    Path("evaluate.py").write_text("import sys; print(open(sys.argv[1], 'rb') and 0.5)")
     Path("perf.json").write_text('{"cars": 0.9, "dtd": 0.4, "style": 0.5}')
     tunes = {"cars": "cars", "dtd": "dtd.safetensors", "style": "cars"}
     tvcodec.encode("base", tunes, "damaged.tvq")
+    if command == "import":
+        succeeds("export", "damaged.tvq", "--format", "safetensors", "-o", "bank.safetensors")
     text = succeeds(*command.split(), "--help").stdout
     assert max(map(len, text.splitlines())) <= 80
     lines = text.replace("\\\n", "").splitlines()
-    examples = [line.split()[1:] for line in lines if line.startswith("    tvcodec ")]
+    examples = [shlex.split(line)[1:] for line in lines if line.startswith("    tvcodec ")]
     assert examples
     for words in examples:
         shutil.copy("damaged.tvq", "bank.tvq")
-        succeeds(*words, *["--force"] * (words[0] == "encode"))
+        succeeds(*words, *["--force"] * (words[0] in ("encode", "import", "tune")))
 
 
 # add, remove, salvage
@@ -1074,3 +1081,20 @@ def test_progress_is_for_terminals_and_has_phases(monkeypatch):
     assert "reading:  50%" in shown
     assert "encoding: 5.00 values" in shown
     assert "\x1b" not in shown
+
+
+def test_progress_shows_before_anything_is_done_and_leaves_nothing(monkeypatch):
+    progress = sys.modules["tvcodec.cli.progress"]
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with progress.progress(("reading", 10)) as advance:
+        advance(1)
+    assert screen.getvalue() == ""  # which was too quick for a bar
+    monkeypatch.setattr(progress, "DELAY", 0.01)
+    with progress.progress(("reading", 10)):
+        while not screen.getvalue():
+            time.sleep(0.01)
+    *_, shown, after = screen.getvalue().split("\r")[:-1]
+    assert "reading:   0%" in shown
+    assert after.strip() == ""

@@ -53,6 +53,13 @@ def test_tasks_in_a_list_are_offered_one_by_one(bank):
     assert names("merge", bank, "--tasks", "dogs,cat") == ["dogs,cats"]
 
 
+def test_weights_are_offered_task_by_task_where_no_file_can_be_meant(bank):
+    assert names("merge", bank, "--weights", "ca") == ["cars=", "cats="]
+    assert names("merge", bank, "--weights", "cars=0.2,") == ["cars=0.2,cats=", "cars=0.2,dogs="]
+    assert names("merge", bank, "--weights", "dogs=1,cats=0.2,c") == ["dogs=1,cats=0.2,cars="]
+    assert offered("merge", bank, "--weights", "")[0][0] == "file"
+
+
 def test_commands_are_offered_with_what_help_says_of_them_in_its_order(capsys):
     main(["--help"], standalone_mode=False)
     lines = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
@@ -92,6 +99,7 @@ def test_choices_are_offered(bank):
         ("export", "some.tvq", "cars", "-o", "b"),
         ("import", "b"),
         ("copy", "some.tvq", "b"),
+        ("decode", "some.tvq", "cars", "--base-model=b"),
     ],
 )
 def test_files_are_left_to_the_shell(words):
@@ -106,8 +114,8 @@ def test_nothing_is_offered_where_the_file_cannot_be_read(bank, tmp_path, capfd)
     assert capfd.readouterr() == ("", "")
 
 
-def completed(*words):
-    """What the command prints when the shell asks it, as it asks."""
+def asked(code, *words):
+    """What a program does when the shell asks it, as it asks."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(TOP),
@@ -115,10 +123,15 @@ def completed(*words):
         "COMP_WORDS": "\n".join(words),
         "COMP_CWORD": str(len(words) - 1),
     }
-    code = "import sys\nfrom tvcodec.cli import main\ntry:\n    main(prog_name='tvcodec')\n"
-    code += "finally:\n    assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def completed(*words):
+    """What the command prints then."""
+    code = "import sys\nfrom tvcodec.cli import main\ntry:\n    main(prog_name='tvcodec')\n"
+    code += "finally:\n    assert 'torch' not in sys.modules"
+    return asked(code, *words)
 
 
 def test_the_command_answers_a_shell_without_importing_torch(bank):
@@ -143,6 +156,34 @@ def test_bash_completes(bank, tmp_path):
         ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("cars cats\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("--base-model", "=", "b"), "file,b\n"),
+        (("--base-model", "="), "file,\n"),
+        (("--tasks", "=", "cars,c"), "plain,cars,cats\n"),
+        (("--weights", "=", "cars", "=", "0.2,c"), "plain,0.2,cats=\n"),
+        (("--weights", "cars", "=", "0.2,dogs", "=", "1,"), "plain,1,cats=\n"),
+        (("--negate", "=", "do"), "plain,dogs\n"),
+        (("--method", "=", "iso"), "plain,iso-c\n"),
+    ],
+)
+def test_bash_which_splits_words_at_each_equals_sign_gets_what_stands_behind_it(
+    bank, words, answer
+):
+    assert completed("tvcodec", "merge", bank, *words).stdout == answer
+
+
+def test_an_interrupted_completion_is_silent(bank):
+    code = (
+        "import os, signal, sys\nfrom tvcodec.cli import completion, main\n"
+        "completion._known = lambda ctx: os.kill(os.getpid(), signal.SIGINT)\n"
+        "main(prog_name='tvcodec')"
+    )
+    done = asked(code, "tvcodec", "decode", bank, "ca")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -352,7 +352,8 @@ def test_a_merge_has_a_card_and_loads(llamas: Path, tmp_path: Path) -> None:
         metadata = file.metadata()
     assert json.loads(metadata["tvcodec.archives"]) == {"a.tvq": summary.root}
     assert json.loads(metadata["tvcodec.base_model"]) == "base"
-    assert json.loads(metadata["tvcodec.command"]) == shlex.join(["tvcodec", *words])
+    named = ["merge", "a.tvq", "--base-model", "base", *words[4:]]
+    assert json.loads(metadata["tvcodec.command"]) == shlex.join(["tvcodec", *named])
     again = [
         *words,
         "--json",

@@ -247,7 +247,7 @@ def test_info_shows_the_recipe(here: Path) -> None:
     assert "base_bits 4, error_correction True, fp16 False, group 0, offset_bits 2" in text
 
 
-def test_the_full_example_of_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_full_example_of_systems_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight tasks, weights from accuracies, union masks: on the sample, with masks by the formula
     of TALL-masks."""
     from tvcodec.maths.merge.consensus import tall_mask
@@ -278,9 +278,9 @@ def test_the_full_example_of_readme_runs(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "accuracies.json").write_text((SAMPLE / "perf.json").read_text())
     monkeypatch.chdir(tmp_path)
 
-    section = (TOP / "README.md").read_text().split("## Published systems")[1]
+    section = (TOP / "spec/using.md").read_text().split("## Published systems")[1]
     yaml = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
-    bash = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+    bash = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert yaml is not None
     assert bash is not None
     (tmp_path / "svd-hybrid.yaml").write_text(yaml[1])

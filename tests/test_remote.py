@@ -63,6 +63,9 @@ class Web:
     asked: list[tuple[str | None, int, int]] = field(default_factory=list)
     ranges: bool = True
     etags: bool = True
+    modified: str = ""
+    chunked: bool = False
+    cut: int = 0  # bytes at the end of each range
     extra: bytes = b""  # behind each range, and counted in its length
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -79,6 +82,9 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             asked, name = self.headers.get("Range"), self.path.partition("?")[0]
             status, body, headers = 404, b"", {}
@@ -90,13 +96,21 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
                 status, body, headers = self.found(told.files[name], asked)
             told.asked.append((asked, status, len(body)))
             self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            length = {"Content-Length": str(len(body))}
+            if told.chunked:
+                length = {"Transfer-Encoding": "chunked"}
+                pieces = [body[at : at + 1000] for at in range(0, len(body), 1000)]
+                body = b"".join(b"%x\r\n%s\r\n" % (len(one), one) for one in (*pieces, b""))
+            for key, value in {**headers, **length}.items():
                 self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def found(self, whole: bytes, asked: str | None) -> tuple[int, bytes, dict[str, str]]:
             headers = {"ETag": f'"{hashlib.md5(whole).hexdigest()}"'} if told.etags else {}
+            if told.modified:
+                headers["Last-Modified"] = told.modified
             if asked is None or not told.ranges:
                 return 200, whole, headers
             start, last = map(int, asked.removeprefix("bytes=").split("-"))
@@ -104,7 +118,11 @@ def web(monkeypatch: pytest.MonkeyPatch, data: bytes) -> Iterator[Web]:
                 return 416, b"", {"Content-Range": f"bytes */{len(whole)}"}
             body = whole[start : last + 1]
             place = f"bytes {start}-{start + len(body) - 1}/{len(whole)}"
-            return 206, body + told.extra, {**headers, "Content-Range": place, **told.headers}
+            return (
+                206,
+                body[: len(body) - told.cut] + told.extra,
+                {**headers, "Content-Range": place, **told.headers},
+            )
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -262,6 +280,23 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed(store: str, data
             dict(opened.decode("bee", BASE))
 
 
+@pytest.mark.parametrize("change", ["time", "size"])
+def test_an_object_of_a_store_without_etags_is_watched_too(
+    web: Web, store: str, data: bytes, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+    web.etags, web.modified = False, "Sun, 01 Nov 2026 10:00:00 GMT"
+    web.files["/models/untagged.tvq"] = data
+    with tvcodec.open("s3://models/untagged.tvq") as opened:
+        assert_same(opened.decode("ant", BASE)["a.weight"], TUNES["ant"]["a.weight"])
+        if change == "time":
+            web.modified = "Sun, 01 Nov 2026 10:00:01 GMT"
+        else:
+            web.files["/models/untagged.tvq"] = data + b"x"
+        with pytest.raises(tvcodec.TvqError, match="changed while it was read"):
+            dict(opened.decode("bee", BASE))
+
+
 def test_any_other_file_system_is_asked_after_each_read(bank: Path, data: bytes) -> None:
     with tvcodec.open(bank.as_uri()) as opened:
         dict(opened.decode("ant", BASE))
@@ -317,6 +352,21 @@ def test_a_server_without_ranges_is_refused_before_it_sends_a_file(
     ]
     assert run("copy", f"{web.url}/bank.tvq", tmp_path / "copy.tvq").exit_code == 0
     assert (tmp_path / "copy.tvq").read_bytes() == data
+
+
+def test_ranges_may_come_in_chunks_and_without_a_length(
+    web: Web, data: bytes, tmp_path: Path
+) -> None:
+    web.chunked = True
+    with tvcodec.open(f"{web.url}/bank.tvq") as opened:
+        assert_same(opened.decode("bee", BASE)["a.weight"], TUNES["bee"]["a.weight"])
+    assert {status for _, status, _ in web.asked} == {206}
+    web.extra = b"x"
+    with pytest.raises(NoRanges):
+        tvcodec.open(f"{web.url}/bank.tvq")
+    web.extra, web.cut = b"", 1
+    with pytest.raises(NoRanges):
+        tvcodec.open(f"{web.url}/bank.tvq")
 
 
 @pytest.mark.parametrize("wrong", ["longer", "packed", "cut"])

@@ -1,5 +1,7 @@
 """What is printed fits a terminal of 80 columns, whatever tasks are called."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 from conftest import normal
@@ -65,3 +67,19 @@ def test_names_of_several_columns_share_what_there_is():
     rows = [("0.50", 40 * "a" + str(n), 70 * "b" + str(n)) for n in range(3)]
     text = printing.table(("similarity", "task", "task"), rows, left=(1, 2), narrow=(1, 2))
     assert 76 <= widest(text) <= 80
+
+
+def test_a_long_recipe_is_wrapped_and_not_cut(tasks):
+    tunes = [f"{task}={task}.safetensors" for task in tasks]
+    CliRunner().invoke(
+        main,
+        ["encode", "base.safetensors", *tunes, "--recipe", "svd-hybrid", "-o", "long.tvq"],
+    )
+    value = json.loads(CliRunner().invoke(main, ("info", "long.tvq", "--json")).stdout)
+    recipe = printing.recipe(value["tasks"][0]["recipe"])
+    assert len(recipe) > 60
+    text = CliRunner().invoke(main, ("info", "long.tvq")).stdout
+    assert widest(text) <= printing.WIDTH
+    head, *lines = text[text.index("\ntask ") + 1 : text.index("\n(common)")].splitlines()
+    shown = " ".join(line[head.index("recipe") :].strip() for line in lines[1:])
+    assert shown == " ".join([recipe] * len(tasks))

@@ -375,6 +375,54 @@ def test_a_ledger_survives_a_torn_line_and_keeps_keys_apart(tmp_path: Path) -> N
     assert not ledger.known("score", {**key, "label": "other"})
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"score": NaN}', "score: expected a finite number or null, got NaN"),
+        ('{"score": -Infinity}', "score: expected a finite number or null, got -Infinity"),
+        ('{"bytes": null}', "bytes: expected a size above 0, got null"),
+        ('{"bytes": 0}', "bytes: expected a size above 0, got 0"),
+    ],
+)
+def test_a_ledger_that_a_hand_spoilt_says_in_which_line(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    path = tmp_path / "ledger"
+    path.write_text('{"score": 0.5}\n' + line)
+    with pytest.raises(TvqError) as caught:
+        Ledger(path)
+    assert str(caught.value) == f"{path}: line 2: {message}"
+    assert caught.value.hint == "delete that line, and it is measured again"
+
+
+def test_a_kept_score_that_is_none_says_where_it_is_kept(here: Path) -> None:
+    """That of a fine-tune, measured once: as null where it was NaN."""
+    words = [*arguments("b.tvq")[:-1], "sh -c 'echo nan' {model}"]
+    for _ in range(2):
+        run = CliRunner().invoke(main, words)
+        assert run.exit_code == 1
+        assert "got no finite number" in run.stderr
+        assert "b.tvq.tune.jsonl keeps it: delete that if it is wrong" in run.stderr
+
+
+def test_an_interrupted_run_says_that_it_goes_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Command, model: tvcodec.Model, task: str) -> float:
+        if Path("b.tvq.tune.jsonl").exists():
+            raise KeyboardInterrupt
+        return 0.5
+
+    monkeypatch.setattr(Command, "__call__", interrupted)
+    run = CliRunner().invoke(main, arguments("b.tvq"))
+    assert run.exit_code == 130
+    assert run.stderr.splitlines()[-1] == (
+        "Error: interrupted; what was measured stays in b.tvq.tune.jsonl:"
+        " the same command goes on from there"
+    )
+    assert sorted(path.name for path in Path().glob("*b.tvq*")) == ["b.tvq.tune.jsonl"]
+
+
 def test_a_curve_comes_back_from_its_metadata() -> None:
     assert curve.from_metadata(curve.as_metadata(CURVE)) == CURVE
     wild = Point("mse", 9.0, 0.0, 0.0, 2e4, -1e9, -1e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
@@ -34,6 +35,16 @@ def bits(number: float) -> str:
 def counted(number: int, noun: str) -> str:
     """As in "1 task", "8 tasks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The question whether one of `known` was meant by `name`, for the start of a hint; empty where
+    none is like it."""
+    from difflib import get_close_matches
+
+    folded = {one.casefold(): one for one in known}
+    near = get_close_matches(name.casefold(), folded, 1)
+    return f"did you mean {folded[near[0]]}? " if near else ""
 
 
 def recipe(text: str | None) -> str:

@@ -9,7 +9,7 @@ or which shard a tensor came from stays in here.
 """
 
 from tvcodec.checkpoint.adapter import open_fine_tune
-from tvcodec.checkpoint.companions import own_companions
+from tvcodec.checkpoint.companions import foreign, own_companions
 from tvcodec.checkpoint.digests import checksum, content_digest, fingerprint, first_nonfinite
 from tvcodec.checkpoint.directory import INDEX_NAME
 from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
@@ -40,6 +40,7 @@ __all__ = [
     "file_order",
     "fingerprint",
     "first_nonfinite",
+    "foreign",
     "layouts",
     "open_checkpoint",
     "open_fine_tune",

@@ -10,20 +10,25 @@ from __future__ import annotations
 import importlib
 import io
 import keyword
+import os
 import sys
+from typing import Any
 
 import click
 
 from tvcodec import __version__
 from tvcodec.cli.printing import printable
 from tvcodec.errors import TvqError
+from tvcodec.wording import meant
 
+INTERRUPTED = 130
+COMPLETE = "_TVCODEC_COMPLETE"  # set by a shell that asks what to complete
 COMMANDS = {  # in the order in which people need them; each is in the module of its name
     "encode": "Write fine-tunes into one .tvq file.",
     "tune": "Search the smallest file that keeps a score.",
     "add": "Add fine-tunes to a .tvq file.",
     "remove": "Remove tasks from a .tvq file.",
-    "decode": "Give a fine-tune back.",
+    "decode": "Give fine-tunes back.",
     "merge": "Write a merge of fine-tunes.",
     "export": "Write a task or the file in another form.",
     "import": "Read back what export wrote as .safetensors.",
@@ -51,6 +56,23 @@ class Commands(click.Group):
         command.short_help = COMMANDS[cmd_name]
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            hint = meant(args[0], COMMANDS)
+            if hint:
+                raise click.UsageError(f"No such command {args[0]!a}; {hint.strip()}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if COMPLETE in os.environ:
+                importlib.import_module("tvcodec.cli.bash")  # which makes itself known
+            return super().main(*args, **kwargs)
+        except KeyboardInterrupt:  # while a shell asks what to complete: nobody is to be told
+            sys.exit(INTERRUPTED)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -66,9 +88,9 @@ class Commands(click.Group):
             raise
         except OSError as error:
             _complain(_one_line(error))
-        except KeyboardInterrupt:
-            _complain("interrupted, nothing was written")
-            ctx.exit(130)
+        except KeyboardInterrupt as error:
+            _complain(str(error) or "interrupted, nothing was written")
+            ctx.exit(INTERRUPTED)
         return ctx.exit(1)
 
 

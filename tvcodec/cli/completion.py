@@ -44,6 +44,18 @@ def listed_tasks(
     ]
 
 
+def weights(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A task and =, behind those that have a number; a file where it may be the name of one."""
+    before, comma, last = incomplete.rpartition(",")
+    named = {pair.partition("=")[0] for pair in before.split(",")}
+    found = [
+        CompletionItem(f"{before}{comma}{task}=")
+        for task in _known(ctx)
+        if (last or comma) and task.startswith(last) and task not in named
+    ]
+    return found or files(ctx, param, incomplete)
+
+
 def _known(ctx: click.Context) -> list[str]:
     bank, banks = ctx.params.get("bank"), ctx.params.get("banks")
     paths = [bank] if bank else banks or ctx.args  # unread behind an unfinished option

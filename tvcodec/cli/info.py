@@ -21,6 +21,7 @@ INDEX_BYTES = 200_000  # of task indexes read without being asked: about 0.1 s
 MATRIX_TASKS = 8  # up to which similarities are shown as a matrix 80 columns wide
 PAIRS = 10
 RECIPE_ROOM = 80 - 38  # columns, the other columns taken off
+LEAST_ROOM = 20  # beside long names
 
 
 @click.command()
@@ -135,7 +136,6 @@ def _text(value: dict[str, Any]) -> str:
         f"  sha256    {base['sha256']}\n"
         f"root        {value['root']}",
         _tasks(value),
-        *_whole_recipe(value["tasks"]),
         *_tuned(value["tasks"]),
         _kinds(value),
         *_similarity([task["task"] for task in value["tasks"]], value),
@@ -147,27 +147,18 @@ def _tasks(value: dict[str, Any]) -> str:
     """A line for each task, and one for what belongs to no task alone: sizes add up to the file."""
     tasks = value["tasks"]
     room = RECIPE_ROOM - max((len(task["task"]) for task in tasks), default=0)
-    rows = [
-        (
-            task["task"],
+    rows = []
+    for task in tasks:
+        first, *more = textwrap.wrap(printing.recipe(task["recipe"]), max(room, LEAST_ROOM)) or [""]
+        numbers = (
             printing.bits(task["bits_per_parameter"]),
             printing.amount(task["bytes"]),
             printing.percent(task["error"]),
-            textwrap.shorten(printing.recipe(task["recipe"]), max(room, 12), placeholder=" ..."),
         )
-        for task in tasks
-    ]
+        rows += [(task["task"], *numbers, first), *(("", "", "", "", line) for line in more)]
     common = value["bytes"] - sum(task["bytes"] for task in tasks)
     rows.append(("(common)", "", printing.amount(common), "", ""))
     return printing.table(("task", "bits/param", "size", "error", "recipe"), rows, left=(0, 4))
-
-
-def _whole_recipe(tasks: list[dict[str, Any]]) -> Iterator[str]:
-    """What all tasks have in common, where the table has no room for it."""
-    said = {task["recipe"] for task in tasks}
-    text = printing.recipe(said.pop()) if len(said) == 1 else ""
-    if len(text) > RECIPE_ROOM:
-        yield textwrap.fill(f"recipe  {text}", 80, subsequent_indent=" " * 8)
 
 
 def _tuned(tasks: list[dict[str, Any]]) -> Iterator[str]:

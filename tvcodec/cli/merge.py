@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +15,7 @@ import click
 from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
-from tvcodec.file.location import shown
+from tvcodec.file.location import is_url, shown
 from tvcodec.maths.merge import methods, weights
 from tvcodec.maths.merge.methods import METHODS
 
@@ -27,8 +29,8 @@ def _of_method(*names: str, **settings: Any) -> Callable[[options.Command], opti
 
 
 class _Recorded(click.Command):
-    """Keeps what was typed, for the metadata and the model card, so far as the merge depends on it;
-    no secrets in URLs."""
+    """Keeps what was typed, for the metadata and the model card, so far as the merge depends on it:
+    of files the names, and no secrets in URLs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         left = super().parse_args(ctx, list(args))  # which sees to mistakes, and to --help
@@ -42,11 +44,13 @@ class _Recorded(click.Command):
         for parameter in dict.fromkeys(order):
             name = parameter.name or ""
             if isinstance(parameter, click.Argument):
-                banks = [shown(bank) for bank in given[name]]
+                banks = [_without_directory(bank) for bank in given[name]]
             elif isinstance(parameter, click.Option) and name not in _UNRECORDED:
                 values = given[name] if parameter.multiple else [given[name]]
                 for value in values:
                     flag = max(parameter.opts, key=len)
+                    if name == "base_model" or (name == "weights" and os.path.isfile(value)):
+                        value = _without_directory(value)
                     chosen += [flag] if parameter.is_flag else [flag, value]
         return shlex.join(["tvcodec", "merge", *banks, *chosen])
 
@@ -67,7 +71,7 @@ class _Recorded(click.Command):
 @_of_method(
     "--weights",
     metavar="WEIGHTS",
-    shell_complete=completion.files,
+    shell_complete=completion.weights,
     help="Of weighted and dare: uniform (1/N each, the default); cars=0.4,dtd=-0.6; cluster:K (K"
     " clusters of similar tasks, by estimated inner products, share alike); or a JSON file {task:"
     " accuracy in 0..1}, from which come softmax(accuracy / temperature).",
@@ -216,6 +220,11 @@ def merge(
     _report(output, model.metadata, as_json)
 
 
+def _without_directory(path: str) -> str:
+    """What whoever reads a card may know of a path: where the file lay is nobody's business."""
+    return shown(path) if is_url(path) else Path(path).name
+
+
 def _check(method: str, settings: dict[str, Any]) -> None:
     """A usage error for options that have no effect together, and for values out of range."""
     if name := methods.without_effect(method, settings):
@@ -239,8 +248,13 @@ def _report(output: str, metadata: dict[str, str], as_json: bool) -> None:
         printing.print_json({"path": output, "method": method, **used})
         return
     if "weights" in used:
-        rows = [(task, f"{weight:.6g}") for task, weight in used["weights"].items()]
-        click.echo(printing.table(("task", "weight"), rows), err=True)
+        cluster = {task: n for n, one in enumerate(used.get("clusters", ()), 1) for task in one}
+        rows = [
+            (task, f"{weight:.6g}", *([str(cluster[task])] if cluster else []))
+            for task, weight in used["weights"].items()
+        ]
+        headers = ("task", "weight", *(["cluster"] if cluster else []))
+        click.echo(printing.table(headers, rows), err=True)
     tasks = printing.counted(len(used["tasks"]), "task")
     printing.note(f"wrote {output}: {method} of {tasks}, scaling {_scaling(used['scaling'])}")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-DELAY = 2  # seconds: what is done by then needs no bar
+DELAY = 0.5  # seconds: what is done by then needs no bar
 
 
 @contextmanager
@@ -21,6 +21,8 @@ def progress(
     if not sys.stderr.isatty():
         yield lambda values: None
         return
+    from threading import Timer
+
     from tqdm import tqdm
 
     left = list(phases)
@@ -44,4 +46,14 @@ def progress(
                 bar.total = total
                 bar.reset()
 
-        yield advance
+        def appear() -> None:  # however long it takes until there is something to tell
+            bar.delay = 0
+            bar.refresh()
+
+        first = Timer(DELAY, appear)
+        first.start()
+        try:
+            yield advance
+        finally:
+            first.cancel()
+            first.join()

@@ -90,19 +90,27 @@ def tune(
         evaluate = Command(command, output)
     except ValueError as error:
         raise click.UsageError(f"--evaluate: {error}") from None
-    found = tuner.tune(
-        base_model,
-        tunes,
-        evaluate,
-        path=output,
-        retain=retain,
-        lower_is_better=lower_is_better,
-        max_evaluations=max_evaluations,
-        label=command,
-        jobs=jobs,
-        force=force,
-        progress=lambda task, point: printing.note(f"{task}: {described(point)}"),
-    )
+    try:
+        found = tuner.tune(
+            base_model,
+            tunes,
+            evaluate,
+            path=output,
+            retain=retain,
+            lower_is_better=lower_is_better,
+            max_evaluations=max_evaluations,
+            label=command,
+            jobs=jobs,
+            force=force,
+            progress=lambda task, point: printing.note(f"{task}: {described(point)}"),
+        )
+    except KeyboardInterrupt:
+        ledger = tuner.ledger_path(output)
+        if not ledger.exists():
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; what was measured stays in {ledger}: the same command goes on from there"
+        ) from None
     if as_json:
         curves = {task: dataclasses.asdict(curve) for task, curve in found.curves.items()}
         printing.print_json({**dataclasses.asdict(found.summary), "curves": curves})

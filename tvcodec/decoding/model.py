@@ -156,12 +156,7 @@ class Model(Mapping[str, Tensor]):
         inputs, and what reading a tensor raises.
         """
         refuse_inputs(path, self.inputs)
-        if Path(path).suffix in OTHER_FORMATS:
-            raise TvqError(
-                f"{os.fspath(path)}: expected a name that ends in .safetensors, or that of a"
-                f" directory, got {Path(path).suffix}",
-                hint="write .safetensors and convert it",
-            )
+        refuse_other_formats(path)
         plan = [(name, dtype, shape) for name, (dtype, shape) in self._shapes.items()]
         one_at_a_time = threading.Lock()
 
@@ -187,3 +182,14 @@ class Model(Mapping[str, Tensor]):
                 self.beside,
                 self._layout() if max_shard_size is None else (),
             )
+
+
+def refuse_other_formats(path: str | os.PathLike[str]) -> None:
+    """TvqError for the name of a file of weights, or of an archive, that is no .safetensors file:
+    nothing else is written, and no directory should be called so."""
+    if Path(path).suffix in OTHER_FORMATS:
+        raise TvqError(
+            f"{os.fspath(path)}: expected a name that ends in .safetensors, or that of a"
+            f" directory, got {Path(path).suffix}",
+            hint="write .safetensors and convert it",
+        )

@@ -67,6 +67,8 @@ def _changes(task: TaskSurvey, base_model: tuple[BaseParameter, ...]) -> Iterato
         yield f"{parameter.name}: {before} became {found}, kept whole, left out of merges"
     for number in sorted(set(task.kept) - set(task.reshaped)):
         yield f"{base_model[number].name}: other values, kept whole, left out of merges"
+    if not any((task.energies, task.rows, task.kept, task.missing, task.added)):
+        yield "no value differs from the base model's: is it the right checkpoint?"
     for name in task.added:
         yield f"{name}: not in the base model, kept whole, left out of merges"
     for number in task.missing:

@@ -31,6 +31,7 @@ from tvcodec.file.location import is_url
 from tvcodec.file.similarity import deviation, from_metadata
 from tvcodec.file.source import Source
 from tvcodec.file.stored_files import StoredFiles
+from tvcodec.wording import meant
 
 
 class Archive:
@@ -84,7 +85,8 @@ class Archive:
         """What the root index says of a task; UnknownTaskError where there is none."""
         if task not in self._records:
             known = ", ".join(self.tasks[:20]) or "no task"
-            raise UnknownTaskError(f"no task {task!r} in {self.path}", hint=f"it holds {known}")
+            hint = f"{meant(task, self.tasks)}it holds {known}"
+            raise UnknownTaskError(f"no task {task!r} in {self.path}", hint)
         return self._records[task]
 
     @cached_property

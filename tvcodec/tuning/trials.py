@@ -18,7 +18,7 @@ from tvcodec.errors import TvqError
 from tvcodec.parameter.recipes import EXACT, Recipe
 from tvcodec.tuning import curve
 from tvcodec.tuning.curve import Curve, Point
-from tvcodec.tuning.ledger import Key, Ledger
+from tvcodec.tuning.ledger import SIZE, Key, Ledger
 from tvcodec.tuning.search import Spent, smallest
 
 Evaluate = Callable[[Model, str], float]
@@ -83,9 +83,9 @@ class Trials:
         """Bytes that the task takes by itself."""
         key = {name: text for name, text in self._key.items() if name != "label"}
         key["settings"] = _settings(recipe)
-        if not self.place.ledger.known("bytes", key):
-            self.place.ledger.put("bytes", key, self._encoded(recipe).tasks[0].bytes)
-        return int(self.place.ledger.get("bytes", key) or 0)
+        if not self.place.ledger.known(SIZE, key):
+            self.place.ledger.put(SIZE, key, self._encoded(recipe).tasks[0].bytes)
+        return int(self.place.ledger.get(SIZE, key) or 0)
 
     def search(self) -> tuple[Recipe, Curve]:
         """The smallest setting found that keeps enough, else the exact one, and all that was
@@ -131,10 +131,12 @@ class Trials:
         score = self._score(FINE_TUNE, evaluated)
         if score is None or score <= 0:
             got = "no finite number" if score is None else f"{score:g}"
+            ledger = self.place.ledger.path
+            kept = "" if ledger is None else f"; {ledger} keeps it: delete that if it is wrong"
             raise TvqError(
                 f"task {self.task!r}: expected a score of the fine-tune above 0, to keep a share"
                 f" of, got {got}",
-                hint="an accuracy will do, or a loss with --lower-is-better",
+                hint=f"an accuracy will do, or a loss with --lower-is-better{kept}",
             )
         return score
 

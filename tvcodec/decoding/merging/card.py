@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _CARD = "README.md"
 _OWN = "tvcodec."  # what metadata of other names say is anybody's, and no JSON
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_HUB = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 
 
@@ -35,7 +36,8 @@ def card(metadata: Mapping[str, str]) -> str:
     lines = ["---", *_yaml(front), "---", "", f"# Merge of {', '.join(facts['tasks'])}", ""]
     lines += [f"Made by tvcodec of fine-tunes{of_base}: method `{method}`, scaling"]
     lines[-1] += f" {_code(json.dumps(facts['scaling']))}."
-    lines += ["", *_table(facts["tasks"], facts.get("weights")), ""]
+    clusters = facts.get("clusters", ())
+    lines += ["", *_table(facts["tasks"], facts.get("weights"), clusters), ""]
     for name, root in facts.get("archives", {}).items():
         lines.append(f"- {_code(name)}, root digest `{root}`")
     if command:
@@ -45,16 +47,34 @@ def card(metadata: Mapping[str, str]) -> str:
 
 def called(path: Path) -> str:
     """What a card calls the base model at `path`: its name on the hub, if it lies in the hub's
-    cache, or else that of its directory or file."""
+    cache or its config.json has one, or else that of its directory or file."""
     for step in path.absolute().parts:
         if cached := _CACHED.fullmatch(step):
             return f"{cached[1]}/{cached[2]}"
+    if (name := _configured(path / "config.json")) is not None:
+        return name
     return path.absolute().stem if path.suffix == ".safetensors" else path.absolute().name
 
 
-def _table(tasks: list[str], weights: Mapping[str, float] | None) -> list[str]:
+def _configured(config: Path) -> str | None:
+    """The name that transformers noted when it saved the model, unless it is a local path."""
+    try:
+        name = json.loads(config.read_bytes())["_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    known = isinstance(name, str) and _HUB.fullmatch(name) and not Path(name).exists()
+    return name if known else None
+
+
+def _table(
+    tasks: list[str], weights: Mapping[str, float] | None, clusters: Sequence[Sequence[str]]
+) -> list[str]:
     if weights is None:
         return ["| task |", "|---|", *(f"| {task} |" for task in tasks)]
+    if clusters:
+        of = {task: number for number, group in enumerate(clusters, 1) for task in group}
+        rows = [f"| {task} | {weights[task]:.6g} | {of[task]} |" for task in tasks]
+        return ["| task | weight | cluster |", "|---|--:|--:|", *rows]
     rows = [f"| {task} | {weights[task]:.6g} |" for task in tasks]
     return ["| task | weight |", "|---|--:|", *rows]
 

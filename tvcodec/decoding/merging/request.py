@@ -12,6 +12,7 @@ from tvcodec.decoding.task_vector import Term
 from tvcodec.errors import TvqError, UnknownTaskError
 from tvcodec.maths.merge import methods
 from tvcodec.maths.merge import weights as merge_weights
+from tvcodec.wording import meant
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +96,18 @@ def _chosen(tasks: Sequence[str] | None, held: Mapping[str, Term]) -> list[str]:
         if task not in held:
             files = ", ".join(dict.fromkeys(term.task.archive.path for term in held.values()))
             known = ", ".join(sorted(held)[:20])
-            raise UnknownTaskError(f"no task {task!r} in {files}", hint=f"there is {known}")
+            hint = f"{meant(task, held)}there is {known}"
+            raise UnknownTaskError(f"no task {task!r} in {files}", hint)
     return sorted(set(tasks))
 
 
 def _weights(
     settings: Mapping[str, Any], names: Sequence[str], held: Mapping[str, Term]
-) -> dict[str, float]:
+) -> merge_weights.Weights:
     given, temperature = settings["weights"], settings["temperature"]
     if isinstance(given, os.PathLike):
         given = os.fspath(given)
+    found: Mapping[str, float]
     if isinstance(given, str):
         found = merge_weights.parse(
             given, names, lambda tasks: gram([held[task] for task in tasks]), temperature
@@ -121,7 +124,10 @@ def _weights(
             "expected a weight for at least one task, got none",
             hint='"uniform" stands for 1/N each',
         )
-    return dict(sorted(found.items()))
+    weights = merge_weights.Weights(sorted(found.items()))
+    if isinstance(found, merge_weights.Weights):
+        weights.clusters = found.clusters
+    return weights
 
 
 def _scaling(
@@ -154,7 +160,8 @@ def _negated(tasks: Sequence[str], names: Sequence[str]) -> set[str]:
     for task in tasks:
         if task not in names:
             raise UnknownTaskError(
-                f"negate: no task {task!r}", hint=f"merged are {', '.join(names)}"
+                f"negate: no task {task!r}",
+                hint=f"{meant(task, names)}merged are {', '.join(names)}",
             )
     return set(tasks)
 
@@ -163,7 +170,7 @@ def _metadata(
     request: Request,
     settings: Mapping[str, Any],
     names: Sequence[str],
-    weights: Mapping[str, float] | None,
+    weights: merge_weights.Weights | None,
 ) -> dict[str, str]:
     metadata = {
         "tvcodec.merge": request.method,
@@ -172,6 +179,8 @@ def _metadata(
     }
     if weights is not None:  # signs included
         metadata["tvcodec.weights"] = json.dumps(weights)
+        if weights.clusters:
+            metadata["tvcodec.clusters"] = json.dumps(weights.clusters)
     elif request.negate:
         metadata["tvcodec.negate"] = json.dumps(sorted(set(request.negate)))
     others = {

@@ -66,17 +66,21 @@ class RemoteObject:
 
 
 class S3Object(RemoteObject):
-    """Of an S3-compatible store, which is told with each read which ETag the object has to have."""
+    """Of an S3-compatible store, which is told with each read which ETag the object has to have; of
+    one that gives none, size and time of change are asked for after each read."""
 
     def _find(self) -> int:
         info = self.fs.info(self.path)
         size = _size(info, self.url)
-        if info.get("ETag"):
+        self._tagged = bool(info.get("ETag"))
+        if self._tagged:
             self.fs.s3_additional_kwargs["IfMatch"] = info["ETag"]
+        else:
+            self._key = self.fs.ukey(self.path)
         return size
 
     def _read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return self._ranges(ranges)
+        return self._ranges(ranges) if self._tagged else super()._read(ranges)
 
 
 class HttpObject(RemoteObject):
@@ -84,7 +88,8 @@ class HttpObject(RemoteObject):
 
     def __init__(self, url: str) -> None:
         self._identity: tuple[str, int] | None = None
-        super().__init__(url, client_kwargs=_client(self._look_at))
+        client = _client(self._look_at)
+        super().__init__(url, client_kwargs={**client, "response_class": _bounded(url)})
 
     def _find(self) -> int:
         self.head = self.fs.cat_file(self.path, start=0, end=HEAD)
@@ -107,8 +112,8 @@ class HttpObject(RemoteObject):
         asked = answer.request_info.headers["Range"].removeprefix("bytes=").split("-")
         wanted = int(asked[0]), min(int(asked[1]), size - 1)
         # No more than that is read: not an endless body, nor one that unpacks into more.
-        bounded = answer.content_length == last - first + 1
-        if (first, last) != wanted or not bounded or "Content-Encoding" in answer.headers:
+        fits = answer.content_length in (None, last - first + 1)
+        if (first, last) != wanted or not fits or "Content-Encoding" in answer.headers:
             raise NoRanges(self.url)
         tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         identity = tag, size
@@ -172,6 +177,27 @@ def _client(look_at: Callable[[Any], Any]) -> dict[str, Any]:
         "trust_env": True,
         "raise_for_status": look_at,
     }
+
+
+def _bounded(url: str) -> Any:
+    """A kind of answer whose body, which may come in chunks and without a length, is read no
+    further than the range goes that its head tells of; NoRanges where it goes elsewhere."""
+    from aiohttp import ClientResponse
+
+    class Bounded(ClientResponse):
+        async def read(self) -> bytes:
+            told = _CONTENT_RANGE.fullmatch(self.headers["Content-Range"])
+            length = int(told[2]) - int(told[1]) + 1 if told else 0
+            body = bytearray()
+            async for piece in self.content.iter_any():
+                body += piece
+                if len(body) > length:
+                    break
+            if len(body) != length:
+                raise NoRanges(url)
+            return bytes(body)
+
+    return Bounded
 
 
 def _close(fs: Any) -> None:

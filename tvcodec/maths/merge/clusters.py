@@ -17,18 +17,20 @@ import numpy as np
 from tvcodec.errors import TvqError
 
 
-def weights(
-    gram: Sequence[Sequence[float]], tasks: Sequence[str], clusters: int
-) -> dict[str, float]:
-    """task -> weight, summing to 1, from the inner products (or cosines) of the task vectors.
+def groups(gram: Sequence[Sequence[float]], tasks: Sequence[str], clusters: int) -> list[list[str]]:
+    """The tasks of each cluster, from the inner products (or cosines) of the task vectors.
 
     The published order of tasks is that of their names, and the clusters may depend on it.
     """
-    labels = assign(gram, clusters)
-    sizes = {label: labels.count(label) for label in labels}
-    return {
-        task: 1 / (len(sizes) * sizes[label]) for task, label in zip(tasks, labels, strict=True)
-    }
+    found: dict[int, list[str]] = {}
+    for task, label in zip(tasks, assign(gram, clusters), strict=True):
+        found.setdefault(label, []).append(task)
+    return list(found.values())
+
+
+def weights(groups: Sequence[Sequence[str]]) -> dict[str, float]:
+    """task -> weight, summing to 1."""
+    return {task: 1 / (len(groups) * len(group)) for group in groups for task in group}
 
 
 def assign(gram: Sequence[Sequence[float]], clusters: int) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tvcodec.errors import TvqError, UnknownTaskError
+from tvcodec.wording import meant
 
 TEMPERATURE = 5.0
 Gram = Callable[[Sequence[str]], Sequence[Sequence[float]]]
@@ -77,14 +78,20 @@ def of_performance(text: str) -> bool:
     return "=" not in text or os.path.isfile(text)
 
 
+class Weights(dict[str, float]):
+    """Weight by task, and the `clusters` of tasks that they come from, if they do."""
+
+    clusters: Sequence[Sequence[str]] = ()
+
+
 def parse(
     text: str, tasks: Sequence[str], gram: Gram, temperature: float | None = None
-) -> dict[str, float]:
+) -> Mapping[str, float]:
     """The weights that `text` asks for: "uniform", "cars=0.4,dtd=0.6", "cluster:K" or the path of a
     performance file. Tasks that an explicit list leaves out are not merged.
 
-    `gram` is asked for the inner products of `tasks` where clusters are wanted; `temperature` is
-    that of `by_performance`, and TvqError without one.
+    `gram` is asked for the inner products of `tasks` where clusters are wanted, which makes Weights
+    of them; `temperature` is that of `by_performance`, and TvqError without one.
     """
     if of_performance(text):
         if not os.path.isfile(text):
@@ -105,7 +112,7 @@ def parse(
     return uniform(tasks) if text == "uniform" else checked(pairs(text, "weights"), tasks)
 
 
-def _by_cluster(count: str, tasks: Sequence[str], gram: Gram) -> dict[str, float]:
+def _by_cluster(count: str, tasks: Sequence[str], gram: Gram) -> Weights:
     from tvcodec.maths.merge import clusters
 
     if not (count.isascii() and count.isdigit()):
@@ -113,7 +120,10 @@ def _by_cluster(count: str, tasks: Sequence[str], gram: Gram) -> dict[str, float
             f"weights: expected cluster:K with a number K, got {_CLUSTER + count!r}",
             hint="cluster:3 makes three clusters",
         )
-    return clusters.weights(gram(tasks), tasks, int(count[:9]))
+    groups = clusters.groups(gram(tasks), tasks, int(count[:9]))
+    found = Weights(clusters.weights(groups))
+    found.clusters = groups
+    return found
 
 
 def pairs(text: str, what: str) -> dict[str, float]:
@@ -141,7 +151,8 @@ def checked(
     """`numbers`, if they name known tasks and a model is left after them."""
     for task, number in numbers.items():
         if task not in tasks:
-            raise UnknownTaskError(f"{what}: no task {task!r}", hint=f"there is {', '.join(tasks)}")
+            hint = f"{meant(task, tasks)}there is {', '.join(tasks)}"
+            raise UnknownTaskError(f"{what}: no task {task!r}", hint)
         check_range(number, f"{what}: task {task!r}")
     return dict(numbers)
 
