@@ -57,7 +57,7 @@ def world(tmp_path_factory):
     """What the examples call things, all of it there."""
     place = tmp_path_factory.mktemp("world")
     settings = next(
-        body for body in _bodies("yaml", TOP / "spec/using.md") if "svd-hybrid.yaml" in body
+        body for body in _bodies("yaml", TOP / "README.md") if "svd-hybrid.yaml" in body
     )
     (place / "svd-hybrid.yaml").write_text(settings)
     tasks = yaml.safe_load(settings)["tasks"]

@@ -278,7 +278,7 @@ def test_the_full_example_of_systems_runs(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "accuracies.json").write_text((SAMPLE / "perf.json").read_text())
     monkeypatch.chdir(tmp_path)
 
-    section = (TOP / "spec/using.md").read_text().split("## Published systems")[1]
+    section = (TOP / "README.md").read_text().split("## Published systems")[1]
     yaml = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
     bash = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert yaml is not None
