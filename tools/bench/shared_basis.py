@@ -1,6 +1,6 @@
 """What a basis that tasks share is worth to the auto codec: bits and error with it and without.
 
-usage: shared_basis.py [--text4 DIR] [--vit8 DIR] [--step STEP]
+usage: shared_basis.py [--text4 DIR] [--vit8 DIR] [--step STEP | --max-error ERROR] [--only WORD]
 
 Families: tau_t = common + own at several correlations, as white noise and of low rank; moments of
 one training run of the sample's network; mixtures of the real task vectors of vit8. Unrelated
@@ -10,9 +10,10 @@ tasks: the corpora. Bits are of the whole file, per parameter and task.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import corpora
@@ -38,37 +39,45 @@ def main() -> None:
     parser.add_argument("--vit8", type=Path)
     parser.add_argument("--mixtures", type=int, nargs="*", default=[16])
     parser.add_argument("--step", type=float, default=1.0)
+    parser.add_argument("--max-error", type=float)
+    parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[tuple[object, ...]] = []
     print("tasks, bits and error alone, bits and error shared, vectors, of how many parameters")
-    for family in families(options):
-        row = measured(*family, options.step)
+    for name, base, tunes in families(options):
+        if options.only not in name:
+            continue
+        row = measured(name, base, tunes(), options)
         rows.append(row)
         print(tabulate([row], tablefmt="plain", floatfmt=".3f"), flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def families(options: argparse.Namespace) -> Iterator[tuple[str, State, Mapping[str, State]]]:
-    """Name, base model and fine-tunes of each."""
+def families(
+    options: argparse.Namespace,
+) -> Iterator[tuple[str, State, Callable[[], Mapping[str, State]]]]:
+    """Name, base model and what makes the fine-tunes of each."""
     base = {"w": torch.zeros(SHAPE)}
     for kind in ("white", "low rank"):
         for correlation in CORRELATIONS:
-            yield f"{kind}, correlation {correlation:.2f}", base, related(kind, correlation)
+            name = f"{kind}, correlation {correlation:.2f}"
+            yield name, base, functools.partial(related, kind, correlation)
     sample = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in load_file(BASE_MODEL).items()
     }
-    yield "moments of one run", sample, run(sample)
+    yield "moments of one run", sample, functools.partial(run, sample)
     for name in ("text4", "vit8"):
         if root := getattr(options, name):
             corpus = corpora.load(name, root)
             model = load_file(corpus.base_model)
             tunes = {task: load_file(path) for task, path in corpus.fine_tunes.items()}
-            yield f"{name}, {len(tunes)} tasks", model, tunes
+            yield f"{name}, {len(tunes)} tasks", model, functools.partial(dict, tunes)
             for count in options.mixtures if name == "vit8" else ():
-                yield f"{name}, {count} mixtures", model, mixtures(model, tunes, count)
+                mixed_tasks = functools.partial(mixtures, model, tunes, count)
+                yield f"{name}, {count} mixtures", model, mixed_tasks
 
 
 def related(kind: str, correlation: float, count: int = TASKS) -> dict[str, State]:
@@ -144,15 +153,18 @@ def mixed(base: State, tunes: Mapping[int, State], weights: Mapping[int, float])
     return state
 
 
-def measured(name: str, base: State, tunes: Mapping[str, State], step: float) -> tuple[object, ...]:
+def measured(
+    name: str, base: State, tunes: Mapping[str, State], options: argparse.Namespace
+) -> tuple[object, ...]:
     """One row of the table."""
     values = sum(tensor.numel() for tensor in base.values())
+    goal = tvcodec.Goal(max_error=options.max_error) if options.max_error else None
     cells: list[object] = [name]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bank.tvq"
         for share in (False, True):
-            recipe = tvcodec.Recipe(step=step, share=share)
-            summary = tvcodec.encode(base, tunes, path, recipe=recipe, force=True)
+            recipe = tvcodec.Recipe(step=options.step, share=share)
+            summary = tvcodec.encode(base, tunes, path, recipe=recipe, goal=goal, force=True)
             error = sum(task.error for task in summary.tasks) / len(tunes)
             cells += [8 * summary.bytes / values / len(tunes), error]
         with tvcodec.open(path) as bank:
