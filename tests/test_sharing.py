@@ -8,7 +8,7 @@ from conftest import Coder, State, normal
 
 import tvcodec
 from tvcodec import QUALITIES, Recipe
-from tvcodec.encoding import sharing
+from tvcodec.encoding import joint, sharing
 from tvcodec.remeasure import remeasure
 
 BASE = {"w": normal(0, 128, 96), "b": normal(1, 96)}
@@ -26,6 +26,19 @@ def related(correlation: float, tasks: int = 6) -> dict[str, State]:
             "b": BASE["b"] + normal(40 + n, 96),
         }
         for n in range(tasks)
+    }
+
+
+def moments(noise: float = 0.0, count: int = 8) -> dict[str, State]:
+    """A way that bends, with noise of each moment's own, which is most beside the first."""
+    way, aside = normal(3, 128, 96), normal(4, 128, 96)
+    own = [noise * normal(60 + n, 128, 96) for n in range(1, count + 1)]
+    return {
+        f"m{n}": {
+            "w": BASE["w"] + n * way + 0.1 * n * (8 - n) * aside + own[n - 1],
+            "b": BASE["b"],
+        }
+        for n in range(1, count + 1)
     }
 
 
@@ -90,20 +103,58 @@ def test_shared_bytes_depend_neither_on_order_nor_on_threads(tmp_path: Path) -> 
 
 def test_nothing_is_shared_where_it_could_break_a_promise(coded: Coder) -> None:
     tunes = related(0.9, tasks=2)
-    goal = tvcodec.Goal(max_error=0.3)
-    bounded = coded(BASE, tunes, goal=goal)
-    assert vectors(bounded.path) == 0
-    assert max(task.error for task in bounded.summary.tasks) <= 0.3
+    for goal in (tvcodec.Goal(bits=2.0), tvcodec.Goal(size=4000)):
+        assert vectors(coded(BASE, tunes, goal=goal).path) == 0
     for recipe in (QUALITIES["small"], tvcodec.EXACT, Recipe(step=1.0, share=False)):
         assert vectors(coded(BASE, tunes, recipe).path) == 0
 
 
+@pytest.mark.parametrize("error", [0.5, 0.1])
+def test_at_an_error_asked_for_sharing_saves_bytes_and_no_task_is_farther_off(
+    coded: Coder, error: float
+) -> None:
+    tunes, goal = moments(0.3, 4), tvcodec.Goal(max_error=error)
+    alone = coded(BASE, tunes, Recipe(share=False), goal, name="alone.tvq").summary
+    shared = coded(BASE, tunes, goal=goal)
+    assert vectors(shared.path) >= 1
+    assert shared.summary.bytes < 0.75 * alone.bytes
+    with tvcodec.open(shared.path) as bank:
+        for before, after in zip(alone.tasks, shared.summary.tasks, strict=True):
+            assert after.error <= before.error <= error
+            assert remeasure(bank, BASE, after.name, tunes[after.name]).differences == []
+
+
+def test_vectors_are_coarser_and_what_they_leave_finer_where_that_saves_bytes(
+    coded: Coder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunes, goal = moments(0.3, 6), tvcodec.Goal(max_error=0.3)
+    least = coded(BASE, tunes, goal=goal).summary.bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(joint, "COARSER", (1.0,))
+        at_first_steps = coded(BASE, tunes, goal=goal, name="first.tvq").summary.bytes
+    monkeypatch.setattr(sharing, "FINER", 0)
+    as_they_are = coded(BASE, tunes, goal=goal, name="left.tvq").summary.bytes
+    assert least < 0.95 * at_first_steps
+    assert least < 0.95 * as_they_are
+
+
+def test_unrelated_tasks_with_an_error_asked_for_are_coded_as_ever(coded: Coder) -> None:
+    tunes, goal = related(0.0, tasks=3), tvcodec.Goal(max_error=0.3)
+    alone = coded(BASE, tunes, Recipe(share=False), goal, name="alone.tvq")
+    assert coded(BASE, tunes, goal=goal).path.read_bytes() == alone.path.read_bytes()
+
+
+def test_tasks_that_lose_nothing_alone_share_nothing_at_an_error_asked_for(coded: Coder) -> None:
+    signs = 0.25 * normal(3, 128, 96).sign()
+    base: State = {"w": torch.zeros(128, 96)}
+    tunes: dict[str, State] = {f"t{n}": {"w": n * signs} for n in (1, 2)}
+    result = coded(base, tunes, goal=tvcodec.Goal(max_error=0.1))
+    assert vectors(result.path) == 0
+    assert [task.error for task in result.summary.tasks] == [0.0, 0.0]
+
+
 def test_moments_of_one_run_share_a_direction(coded: Coder) -> None:
-    way, aside = normal(3, 128, 96), normal(4, 128, 96)
-    tunes = {
-        f"m{n}": {"w": BASE["w"] + n * way + 0.1 * n * (8 - n) * aside, "b": BASE["b"]}
-        for n in range(1, 9)
-    }
+    tunes = moments()
     alone = coded(BASE, tunes, Recipe(step=1.0, share=False), name="alone.tvq").summary
     shared = coded(BASE, tunes, STEP).summary
     assert shared.bytes < alone.bytes / 2.5

@@ -30,11 +30,13 @@ Sink = Callable[[Coded], None]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How pieces are coded. `recipe` is one for each task of a piece, or a published one for all of
-    them; `share` lets tasks have vectors in common. Sketches have so many `bits`; 0: none."""
+    them; `share` lets tasks have vectors in common, if `bounded` with no task farther off than
+    alone. Sketches have so many `bits`; 0: none."""
 
     recipe: tuple[Recipe, ...] | Published
     bits: int
     share: bool = False
+    bounded: bool = False
     masks: Masks = field(default_factory=Masks)
 
     @property
@@ -138,7 +140,7 @@ def code(piece: Piece, plan: Plan, run: joint.Run, sink: Sink) -> Answer:
 
     coding: Iterable[Coded | None] = run(code_one, range(len(piece.tasks)))
     if share:
-        vectors, coding = joint.shared_instead(piece, run, recipes[0], list(coding))
+        vectors, coding = joint.shared_instead(piece, run, recipes, list(coding), plan.bounded)
         for vector in vectors:
             sink(vector)
     return coding, None

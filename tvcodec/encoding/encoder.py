@@ -65,7 +65,8 @@ def encode(
     Checkpoints are files, directories or mappings of names to tensors; a fine-tune may be the
     directory of a LoRA adapter. `recipe` defaults to the
     quality "balanced", or to squared error with a `goal`, whose step is the one that reaches a
-    size or an error; an error is judged by squared error whatever metric the recipe has.
+    size or an error; an error is judged by squared error whatever metric the recipe has, and
+    tasks that share something are no farther off than alone.
     `masks` are truth values by task, for recipes that use them. The bytes depend neither on the
     order of the tasks nor on `jobs`, the number of threads. What lies beside the weights of a
     fine-tune that is a directory is kept too, unless `weights_only` is set. A file that another
@@ -119,7 +120,8 @@ def encode(
         shared = stack.enter_context(SharedSpool())
         spools = [stack.enter_context(Spool(found, task)) for task in found.tasks]
         plan = Plan(_recipes(found, recipe, goal, run, progress), similarity.bits(found.values))
-        plan = replace(plan, masks=given, share=not goal and coding.shares(recipe))
+        share = coding.shares(recipe) and (goal is None or goal.max_error is not None)
+        plan = replace(plan, masks=given, share=share, bounded=goal is not None)
         parts = list(coding.units(plan, range(len(found.base_model)), range(len(spools))))
         for (number, tasks), answer in zip(parts, run(plan, parts, shared.put), strict=True):
             coded, basis = answer

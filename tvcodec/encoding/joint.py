@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from tvcodec.encoding.family import Family, Sum
+from tvcodec.encoding.family import Family, Sum, inner_products
 from tvcodec.encoding.masks import Masks
 from tvcodec.encoding.piece import Piece
-from tvcodec.encoding.sharing import promising
+from tvcodec.encoding.sharing import COARSER, promising
 from tvcodec.maths.sketch import sums
 from tvcodec.parameter.one_task import Coded, encode_exact
 from tvcodec.parameter.recipes import Recipe
@@ -73,10 +73,15 @@ def _among(piece: Piece, members: Iterator[Coded]) -> Iterator[Coded | None]:
 
 
 def shared_instead(
-    piece: Piece, run: Run, recipe: Recipe, alone: Sequence[Coded | None]
+    piece: Piece,
+    run: Run,
+    recipes: Sequence[Recipe],
+    alone: Sequence[Coded | None],
+    bounded: bool,
 ) -> tuple[Sequence[Coded], Sequence[Coded | None]]:
     """Shared vectors of a parameter and what each task then stores, or none and `alone`, how tasks
-    are coded on their own, where that costs no more. The task vectors in `alone` are used up."""
+    are coded on their own, where that costs no more. The task vectors in `alone` are used up; if
+    `bounded`, no task loses more than there."""
     members = [n for n, coded in enumerate(alone) if coded is not None]
     each = [coded for coded in alone if coded is not None]
     taus = [coded.tau for coded in each if isinstance(coded.tau, Tensor)]
@@ -84,13 +89,25 @@ def shared_instead(
         return (), alone
     extent = piece.parameter.extent
     matrices = [tau.view(extent.rows, -1) for tau in taus]
-    vectors: list[Coded] = []
-    family = _family(piece, members, matrices, Masks(), vectors.append)
-    sharing = promising(recipe, family.rms, each, family.gram(), extent.count)
-    if sharing is None:
-        return (), alone
-    together = list(_encode(piece, members, run, sharing, family))
-    if not sharing.pays(vectors, together, each):
+    gram, own = inner_products(matrices), [recipes[n] for n in members]
+    vectors: Sequence[Coded] = ()
+    together: Sequence[Coded] = each
+    for attempt, coarser in enumerate(COARSER if bounded else COARSER[:1]):
+        stepped = [recipe.at_step(coarser * recipe.step) for recipe in own]
+        rms = [piece.tasks[n].rms for n in members]
+        sharing = promising(stepped, rms, each, gram, extent.count, bounded)
+        if sharing is None:
+            break
+        if attempt:
+            for matrix, member in zip(matrices, members, strict=True):
+                matrix.copy_(piece.tau(member))
+        shared: list[Coded] = []
+        family = _family(piece, members, matrices, Masks(), shared.append)
+        tried = list(_encode(piece, members, run, sharing, family))
+        if not sharing.pays(shared, tried, vectors, together):
+            break
+        vectors, together = shared, tried
+    if not vectors:
         return (), alone
     tasks: list[Coded | None] = [None] * len(alone)
     for member, coded, before in zip(members, together, each, strict=True):
