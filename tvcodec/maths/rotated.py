@@ -164,11 +164,11 @@ class Largest:
 
     def add_to(self, flat: Tensor) -> None:
         """Adds the coefficients to those in flat float32 `flat`, in place."""
-        runs = len(self.codes)
-        value = _per_run(self.scales, self.gain, runs)
+        runs = flat.view(-1, 1 << self.run_log2)
+        value = _per_run(self.scales, self.gain, len(runs))
         value = torch.where(self.codes >> self.run_log2 > 0, -value, value)
-        at = torch.arange(runs, device=flat.device) << self.run_log2
-        flat.index_add_(0, at | self.codes & (1 << self.run_log2) - 1, value)
+        at = self.codes & (1 << self.run_log2) - 1
+        runs.scatter_add_(1, at[:, None], value[:, None])
 
     def blocks(self, start: int, stop: int) -> Largest:
         """The same of blocks [start, stop) only."""
