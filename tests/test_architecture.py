@@ -62,7 +62,8 @@ IMPORTS = {
     "dense": "",
     "product": "",
     "lowrank": "product quantize",
-    "rotated": "quantize",
+    "rotated": "quantize scratch",
+    "scratch": "",
     "sketch": "product rotated",
     "basis": "",
     "merge": "dense errors wording",
@@ -70,9 +71,9 @@ IMPORTS = {
     "entropy": "errors",
     "content": "archive entropy errors index",
     # where maths meets bytes: one parameter
-    "summands": "basis dense index lowrank quantize rotated",
+    "summands": "basis dense index lowrank quantize rotated scratch",
     "codec": "basis dense entropy errors index lowrank quantize rotated summands",
-    "parts": "basis dense index rotated summands",
+    "parts": "basis dense index rotated scratch summands",
     "auto": "codec dense entropy index lowrank product quantize rotated summands",
     "recipes": "auto",
     "rate": "errors",
@@ -100,7 +101,7 @@ IMPORTS = {
     " rate recipes similarity spool stored_files summary survey threads workers",
     "base_model": "archive checkpoint errors threads",
     "stored_task": "archive checkpoint codec errors index parts quantize",
-    "fine_tune": "base_model checkpoint dense parts stored_task summands",
+    "fine_tune": "base_model checkpoint dense parts scratch stored_task",
     "live_module": "base_model checkpoint errors fine_tune threads",
     "task_vector": "base_model checkpoint dense errors parts stored_task",
     "merging": "base_model checkpoint dense errors index lowrank merge model parts stored_task"
@@ -134,7 +135,17 @@ BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "arch
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),
     *("location", "remote", "copying", "carrier", "curve", "stored_files"),
 }
-MATHS = {"quantize", "dense", "product", "lowrank", "rotated", "sketch", "basis", "merge"}
+MATHS = {
+    "quantize",
+    "dense",
+    "product",
+    "lowrank",
+    "rotated",
+    "sketch",
+    "basis",
+    "merge",
+    "scratch",
+}
 LIGHT = {
     *BYTES,
     "errors",

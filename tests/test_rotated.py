@@ -13,12 +13,12 @@ from tvcodec.file import index
 from tvcodec.maths.rotated import (
     Largest,
     Uniform,
+    add_unrotated,
     best_block_log2,
     keep_largest,
     keep_uniform,
     rotate,
     signs,
-    unrotate,
 )
 from tvcodec.parameter import codec, summands
 
@@ -57,6 +57,15 @@ def unrotated_by_hand(coefficients: Array, seed: int, count: int) -> Array:
     flat = np.concatenate([hadamard_by_hand(block) for block in coefficients])
     values: Array = flat[:count] * signs_by_hand(seed, count)
     return values
+
+
+def unrotate(coefficients: Tensor, seed: int, count: int) -> Tensor:
+    """The flat values that `rotate` turned into `coefficients`."""
+    blocks, size = coefficients.shape
+    total = torch.zeros(count)
+    frame = Uniform(coefficients, torch.ones(blocks).half(), 1.0, size.bit_length() - 1)
+    add_unrotated([frame], seed, total)
+    return total
 
 
 def test_the_generator_is_splitmix64() -> None:
@@ -170,6 +179,27 @@ def test_tasks_share_a_frame() -> None:
     torch.testing.assert_close(expanded.view(-1), together, rtol=0, atol=1e-4)
     other_frame = summands.expand((a, b), index.Extent(50, 100, 5000), 10)
     assert relative_error(other_frame.view(-1), together) > 1.0
+
+
+@pytest.mark.parametrize("log2", range(4, 15))
+def test_a_part_alone_is_turned_back_like_several(log2: int) -> None:
+    """By tables of what a run turns into, which parts that share a frame have none of."""
+    count = 5 * (1 << log2) + 3
+    for run in range(log2 + 1):
+        part = keep_largest(rotate(normal(run, count), 4, log2), run)
+        base = normal(9, count)
+        total = base.clone()
+        add_unrotated([part], 4, total)
+        wanted = base + unrotate(part.coefficients(), 4, count)
+        torch.testing.assert_close(total, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))
+
+
+@given(st.integers(1, 400), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_signs_are_the_same_in_memory_that_is_there(count: int, first: int, seed: int) -> None:
+    room = torch.empty(-(-count // 64) * 64)
+    made = signs(seed, count, 64 * first, room)
+    assert made.data_ptr() == room.data_ptr()
+    assert torch.equal(made, signs(seed, 64 * first + count)[64 * first :])
 
 
 def stored_largest(values: Tensor, log2: int, run: int) -> tuple[Largest, Array]:

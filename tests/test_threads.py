@@ -163,3 +163,24 @@ def test_no_more_tensors_are_computed_at_a_time_than_jobs(jobs: int) -> None:
     made = threads.computed(compute, [(name, 4) for name in names], jobs)
     assert [f"{float(tensor):.0f}" for tensor in made] == names
     assert most == jobs
+
+
+def test_each_name_is_run_once_and_small_ones_together() -> None:
+    sizes = [(f"s{n}", 10) for n in range(50)] + [(f"l{n}", n << 20) for n in range(1, 6)]
+    ran: list[tuple[str, int]] = []
+    threads.for_each(lambda name: ran.append((name, threading.get_ident())), sizes)
+    assert sorted(name for name, _ in ran) == sorted(name for name, _ in sizes)
+    assert len({thread for name, thread in ran if name.startswith("s")}) == 1
+    assert torch.get_num_threads() == 5
+
+
+def test_what_one_raises_is_raised_and_the_rest_is_left() -> None:
+    ran: list[str] = []
+
+    def run(name: str) -> None:
+        ran.append(name)
+        raise KeyError(name)
+
+    with pytest.raises(KeyError):
+        threads.for_each(run, [(f"{n}", 1 << 20) for n in range(500)])
+    assert len(ran) < 500

@@ -15,6 +15,9 @@ from torch import Tensor
 
 AHEAD = 16  # tensors by thread: small ones are done while a large one is waited for
 ROOM = 24 << 20  # bytes of tensors that are made at a time, unless a single one is larger
+SMALL = (
+    1 << 20
+)  # bytes of tensors that one thread sees to by itself: handing each over takes longer
 
 _lock = threading.Lock()
 _outside: list[int] = []  # the counts to go back to, of the threads that are inside `one_thread`
@@ -84,3 +87,36 @@ def computed(
         finally:
             for future, _ in begun:
                 future.cancel()
+
+
+def for_each(run: Callable[[str], object], sizes: Sequence[tuple[str, int]]) -> None:
+    """`run(name)` of each name, by as many threads as there are processors, in an order that keeps
+    them busy: small ones together, then the largest, so that none is left with one at the end;
+    `sizes` are in bytes. Raises what one raised, and then begins no others."""
+    with one_thread(), pool() as threads:
+        futures = [threads.submit(_run_all, run, names) for names in _batches(sizes)]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _run_all(run: Callable[[str], object], names: Sequence[str]) -> None:
+    for name in names:
+        run(name)
+
+
+def _batches(sizes: Sequence[tuple[str, int]]) -> list[list[str]]:
+    small: list[list[str]] = []
+    room = 0
+    for name, size in sizes:
+        if size < SMALL // 4:
+            if size > room:
+                small.append([])
+                room = SMALL
+            small[-1].append(name)
+            room -= size
+    large = sorted((named for named in sizes if named[1] >= SMALL // 4), key=lambda one: -one[1])
+    return [*small, *([name] for name, _ in large)]

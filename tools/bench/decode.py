@@ -1,6 +1,7 @@
 """Decoding one task beside loading the whole fine-tune, and swapping it into a live module.
 
 usage: decode.py --models DIR BANK [BANK ...] [--repeat N] [--json FILE]
+                 [--cold [--throttle MB_PER_SECOND]]
 
 DIR has base/ and tasks/ as models.py makes them, each BANK is an archive of those tasks. All files
 are in the page cache; outputs are tensors in memory of their own. In turn, `repeat` times:
@@ -15,7 +16,8 @@ copy        one pass over the memory of the module: all its tensors from another
 The bound is what the machine could do at best: bytes that must move (base model in, fine-tune out,
 the task's bytes) at the rate of `copy`, plus multiply-adds of the factors at the rate of a large
 matrix product. Cold: bytes that are read when only the base model is in the page cache, and the
-bandwidth under which decoding beats reading or downloading the fine-tune.
+bandwidth under which decoding beats reading or downloading the fine-tune. With --cold, files are
+dropped from the page cache or throttled instead: see cold.py.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cold
 import torch
 from safetensors.torch import load_file
 from tabulate import tabulate
@@ -88,7 +91,19 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--throttle", type=float, default=500.0)
     options = parser.parse_args()
+    if options.cold:
+        found = [
+            cold.measured(b, options.models, options.repeat, options.throttle)
+            for b in options.banks
+        ]
+        times = [row for rows in found for row in rows]
+        print(tabulate(times, headers="keys", floatfmt=".0f"))
+        if options.json:
+            options.json.write_text(json.dumps(times, indent=1) + "\n")
+        return
     rows = [measured(bank, options.models, options.repeat) for bank in options.banks]
     print(table(rows))
     if options.json:

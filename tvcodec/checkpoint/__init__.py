@@ -16,6 +16,7 @@ from tvcodec.checkpoint.dtypes import TORCH_DTYPES, dtype_name
 from tvcodec.checkpoint.inputs import refuse_inputs
 from tvcodec.checkpoint.layout import Layout, layouts
 from tvcodec.checkpoint.opening import Checkpoint, CheckpointSource, open_checkpoint
+from tvcodec.checkpoint.pages import blank
 from tvcodec.checkpoint.safetensors_file import Plan, file_order, tensor_bytes
 from tvcodec.checkpoint.saving import (
     DEFAULT_MAX_SHARD_SIZE,
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointSource",
     "Layout",
     "Plan",
+    "blank",
     "checksum",
     "content_digest",
     "dtype_name",

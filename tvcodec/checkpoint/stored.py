@@ -6,7 +6,6 @@ the process. A file is opened for each read, so that any number of shards costs 
 descriptors, and is refused once it has changed since its header was read.
 """
 
-import mmap
 import os
 from dataclasses import dataclass, replace
 from math import prod
@@ -16,10 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from tvcodec.checkpoint.pages import room
 from tvcodec.errors import CheckpointError, naming
-
-_OWN_PAGES = 1 << 20
-_HUGE_PAGES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class SourceFile:
 
     def read(self, start: int, length: int) -> Tensor:
         """Bytes [start, start + length) as a new uint8 tensor; CheckpointError if it changed."""
-        buffer = _buffer(length)
+        buffer = room(length)
         self.read_into(start, buffer)
         return buffer
 
@@ -159,17 +156,6 @@ class MemoryTensor:
     def elsewhere(self) -> FileTensor:
         """CheckpointError: no other process has it."""
         raise CheckpointError("expected a tensor in a file, got one in memory")
-
-
-def _buffer(length: int) -> Tensor:
-    """Uninitialised uint8 memory. From a mebibyte on in pages of its own, which go back to the
-    system when the tensor goes; malloc would keep several of the largest tensors for itself."""
-    if length < _OWN_PAGES:
-        return torch.empty(length, dtype=torch.uint8)
-    pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE") and length >= _HUGE_PAGES:
-        pages.madvise(mmap.MADV_HUGEPAGE)  # saves a third of the time that filling them takes
-    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

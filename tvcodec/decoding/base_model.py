@@ -10,7 +10,7 @@ from torch import Tensor
 from tvcodec.checkpoint import Checkpoint, checksum, fingerprint, tensor_bytes
 from tvcodec.errors import BaseModelMismatch
 from tvcodec.file.archive import Archive
-from tvcodec.threads import computed
+from tvcodec.threads import for_each
 
 NAMED = 5  # how many parameters that differ a message lists
 
@@ -45,13 +45,7 @@ class BaseModel:
         if parameter.name not in self.checkpoint:
             raise self._mismatch()
         tensor = self.checkpoint.tensor(parameter.name)
-        if not self._is_checked(number):
-            if not self._same(number, tensor):
-                raise self._mismatch()
-            if (place := self._place(number)) is None:
-                self._checked_in_memory.add(number)
-            else:
-                self._checked.add((number, place))
+        self._check(number, tensor)
         return tensor
 
     def copy(self, number: int) -> Tensor:
@@ -60,11 +54,13 @@ class BaseModel:
         return tensor if self._place(number) else tensor.clone()
 
     def copy_into(self, number: int, out: Tensor) -> None:
-        """The same in the place of `out`, contiguous, on the CPU, of its shape and dtype."""
-        if self._is_checked(number):
-            self.checkpoint.tensor_into(self.archive.root.base_model[number].name, out)
-        else:
-            out.copy_(self.tensor(number))
+        """The same in the place of `out`, contiguous, on the CPU, of its shape and dtype; what is
+        not the base model's may be there when that is found out."""
+        parameter = self.archive.root.base_model[number]
+        if parameter.name not in self.checkpoint or not self._alike(number):
+            raise self._mismatch()
+        self.checkpoint.tensor_into(parameter.name, out)
+        self._check(number, out)
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Dtype and dimensions of each parameter by name, as of a fine-tune."""
@@ -89,8 +85,17 @@ class BaseModel:
         left = [name for name in names if not self._is_checked(self.archive.numbers[name])]
         shapes = self.shapes()
         sizes = [(name, tensor_bytes(*shapes[name])) for name in left]
-        for _ in computed(lambda name: self.tensor(self.archive.numbers[name]), sizes):
-            pass
+        for_each(lambda name: self.tensor(self.archive.numbers[name]), sizes)
+
+    def _check(self, number: int, tensor: Tensor) -> None:
+        if self._is_checked(number):
+            return
+        if not self._same(number, tensor):
+            raise self._mismatch()
+        if (place := self._place(number)) is None:
+            self._checked_in_memory.add(number)
+        else:
+            self._checked.add((number, place))
 
     def _place(self, number: int) -> object | None:
         name = self.archive.root.base_model[number].name
@@ -112,14 +117,19 @@ class BaseModel:
         for number in range(len(parameters)):
             self.tensor(number)
 
+    def _alike(self, number: int) -> bool:
+        """Whether a parameter has the dtype and the shape that it should have."""
+        parameter = self.archive.root.base_model[number]
+        found = self.checkpoint.dtype(parameter.name), self.checkpoint.shape(parameter.name)
+        return found == (parameter.dtype, parameter.dims)
+
     def _same(self, number: int, tensor: Tensor) -> bool:
         parameter = self.archive.root.base_model[number]
-        name, dtype = parameter.name, self.checkpoint.dtype(parameter.name)
-        shape = tuple(tensor.shape)
-        if dtype != parameter.dtype or shape != parameter.dims:
+        if not self._alike(number):
             return False
         if self.archive.pinned:
-            return fingerprint(name, dtype, shape, tensor) == parameter.sha256
+            made = fingerprint(parameter.name, parameter.dtype, parameter.dims, tensor)
+            return made == parameter.sha256
         return checksum(tensor) == parameter.crc32
 
     def _mismatch(self) -> BaseModelMismatch:

@@ -107,6 +107,7 @@ class Bank:
             None if beside.known else base.directory,
             self._inputs(base),
             device,
+            fill=fine_tune.overwrite,
             beside=beside.write,
             layout=beside.layout,
             notes=beside.notes,

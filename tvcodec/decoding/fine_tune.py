@@ -9,8 +9,8 @@ from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.decoding.base_model import BaseModel
 from tvcodec.decoding.stored_task import SharedBasis, StoredTask
 from tvcodec.maths import dense
+from tvcodec.maths.scratch import Scratch
 from tvcodec.parameter.parts import Parts, weighted_sum
-from tvcodec.parameter.summands import Scratch
 
 
 class FineTune:
@@ -58,6 +58,7 @@ class FineTune:
         tied = self.task.stored_as(one) == self.task.stored_as(two)
         return tied or not (self.task.changed(one) or self.task.changed(two))
 
+    @torch.no_grad()
     def overwrite(self, name: str, live: Tensor) -> None:
         """Puts the parameter in the place of `live`, a tensor of its shape; FormatError leaves that
         as it was."""
@@ -69,10 +70,12 @@ class FineTune:
         if parts is not None and parts.exact is not None:
             live.copy_(dense.exact_restore(self.base.tensor(number), parts.exact))
             return
-        tau = None if parts is None else self._tau(number, parts).view(live.shape)
+        tau = None if parts is None or parts.few else self._tau(number, parts)
         self.base.copy_into(number, live)
         if tau is not None:
-            live.add_(tau)
+            live.add_(tau.view(live.shape))
+        elif parts is not None:
+            parts.add_to(live, self.task.stored_as(number))
 
     def _fits(self, number: int, live: Tensor) -> bool:
         """Whether a parameter is float32 before and after, and can be summed where `live` is."""
@@ -94,6 +97,9 @@ class FineTune:
             return dense.converted(original, dtype)
         if parts.exact is not None:
             return dense.exact_restore(dense.converted(original, dtype), parts.exact)
+        if parts.few and dtype == original.dtype == torch.float32:
+            parts.add_to(original, self.task.stored_as(number))
+            return original
         tau = self._tau(number, parts)
         return dense.fine_tune(original, tau.view(original.shape), dtype, reuse=True)
 

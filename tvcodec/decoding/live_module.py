@@ -11,7 +11,7 @@ from tvcodec.checkpoint import TORCH_DTYPES
 from tvcodec.decoding.base_model import BaseModel
 from tvcodec.decoding.fine_tune import FineTune
 from tvcodec.errors import CheckpointError
-from tvcodec.threads import computed
+from tvcodec.threads import for_each
 
 
 def overwrite(
@@ -43,15 +43,12 @@ def overwrite(
     for name in shapes:
         tied.setdefault(live[name].untyped_storage().data_ptr(), []).append(name)
 
-    def swap(first: str) -> Tensor:
+    def swap(first: str) -> None:
         with torch.no_grad():  # which each thread has to say for itself
             for name in tied[live[first].untyped_storage().data_ptr()]:
                 source.overwrite(name, live[name])
-        return torch.empty(0)
 
-    sizes = [(names[0], live[names[0]].nbytes) for names in tied.values()]
-    for _ in computed(swap, sizes, kept=True):
-        pass
+    for_each(swap, [(names[0], live[names[0]].nbytes) for names in tied.values()])
 
 
 def _twins(live: Mapping[str, Tensor], names: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tvcodec.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
     Beside,
     Layout,
+    blank,
     refuse_inputs,
     save_directory,
     save_safetensors,
@@ -25,11 +27,12 @@ from tvcodec.checkpoint import (
 from tvcodec.device import Device, available
 from tvcodec.errors import TvqError
 from tvcodec.file.memory import granted
-from tvcodec.threads import computed, one_thread
+from tvcodec.threads import computed, for_each, one_thread
 
 OTHER_FORMATS = {".bin", ".ckpt", ".gguf", ".npz", ".pt", ".pth", ".tvq"}
 CPU = torch.device("cpu")
 Compute = Callable[[str], Tensor]
+Fill = Callable[[str, Tensor], None]
 
 
 class Model(Mapping[str, Tensor]):
@@ -40,7 +43,8 @@ class Model(Mapping[str, Tensor]):
     the files that the weights were in; `inputs` are the files and directories that the tensors are
     computed from, which `save` never overwrites. `notes` say what is not as it was. Tensors are
     computed on the CPU, and moved to `device` when they are read; what `save` writes never goes
-    there.
+    there. `fill(name, out)`, if it is given, computes a tensor in the place of one of its dtype and
+    shape, contiguous, on the CPU.
     """
 
     def __init__(
@@ -52,12 +56,14 @@ class Model(Mapping[str, Tensor]):
         inputs: Iterable[Path] = (),
         device: torch.device = CPU,
         *,
+        fill: Fill | None = None,
         beside: Beside = lambda directory: None,
         layout: Callable[[], Sequence[Layout]] = tuple,
         notes: Iterable[str] = (),
     ) -> None:
         self._shapes = dict(shapes)
         self._compute = compute
+        self._fill = fill
         self.metadata = dict(metadata)
         self.directory = directory
         self.inputs = frozenset(inputs)
@@ -106,17 +112,35 @@ class Model(Mapping[str, Tensor]):
 
     def _computed(self, name: str) -> Tensor:
         """A tensor, which is as large as a file says and may turn out too large."""
+        with self._granted(name):
+            return self._compute(name)
+
+    def _granted(self, name: str) -> AbstractContextManager[None]:
         dtype, shape = self._shapes[name]
         files = ", ".join(map(os.fspath, sorted(self.inputs)))
         where = f"{files}: parameter {name!r}" if files else f"parameter {name!r}"
-        with granted(tensor_bytes(dtype, shape), where):
-            return self._compute(name)
+        return granted(tensor_bytes(dtype, shape), where)
 
     def load(self) -> dict[str, Tensor]:
         """All tensors, in memory, computed side by side."""
         sizes = [(name, tensor_bytes(*shape)) for name, shape in self._shapes.items()]
+        if self._fill is not None and self.device == CPU:
+            return self._filled(sizes, self._fill)
         tensors = (tensor.to(self.device) for tensor in computed(self._computed, sizes, kept=True))
         return dict(zip(self._shapes, tensors, strict=True))
+
+    def _filled(self, sizes: list[tuple[str, int]], fill: Fill) -> dict[str, Tensor]:
+        for name, _ in sizes:
+            with self._granted(name):
+                pass
+        tensors = blank(self._shapes)
+
+        def compute(name: str) -> None:
+            with self._granted(name):
+                fill(name, tensors[name])
+
+        for_each(compute, sizes)
+        return tensors
 
     def made_from(self, inputs: Iterable[Path]) -> Model:
         """The same with these inputs."""

@@ -62,19 +62,25 @@ def summed(terms: Sequence[Term], number: int, base: BaseModel | None) -> Tensor
     parameter = terms[0].task.archive.root.base_model[number]
     extent = parameter.extent
     stored: dict[tuple[int, int], list[tuple[Term, Parts]]] = {}
-    total = torch.zeros(extent.rows, extent.columns)
+    exact: list[tuple[Term, dense.Exact]] = []
     for term in terms:
         parts = term.parts(number)
         if parts is not None and parts.exact is not None:
-            tau = _exact(term.task, number, parts.exact, base)
-            total.add_(tau.view(total.shape), alpha=term.factor)
+            exact.append((term, parts.exact))
         elif parts is not None:
             # tasks may tie a parameter to another one, whose frame its parts are then in
             of = term.task.stored_as(number)
             stored.setdefault((of, id(term.shared)), []).append((term, parts))
+    total: Tensor | None = None
     for (of, _), tied in stored.items():
         weighted = [(term.factor, parts) for term, parts in tied]
-        total += weighted_sum(weighted, extent, of, tied[0][0].basis(of))
+        found = weighted_sum(weighted, extent, of, tied[0][0].basis(of))
+        total = found if total is None else total.add_(found)
+    if total is None:
+        total = torch.zeros(extent.rows, extent.columns)
+    for term, difference in exact:
+        tau = _exact(term.task, number, difference, base)
+        total.add_(tau.view(total.shape), alpha=term.factor)
     return total.view(parameter.dims)
 
 

@@ -10,6 +10,7 @@ Everything here is host memory and numpy; tensors and their meaning live in `cod
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,6 +163,8 @@ def decompress(stored: bytes | memoryview, length: int) -> Bytes:
     """
     if len(stored) == length:
         return np.frombuffer(stored, np.uint8)
+    if length <= FRAME:
+        return _only_frame(memoryview(stored), length)
     packed = np.empty(length, np.uint8)
     start = 0
     for piece in unframed(stored, length):
@@ -183,6 +186,28 @@ def unframed(stored: bytes | memoryview, length: int) -> Iterator[Bytes]:
         yield piece
     if at != len(data):
         raise FormatError(f"{len(data) - at} bytes behind the last zstd frame")
+
+
+def _only_frame(data: memoryview, length: int) -> Bytes:
+    """What the frame that `data` is holds. Its header says how much memory that takes."""
+    try:
+        _check_header(data, length)
+        packed = _this.decoder.decompress(data, length, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"damaged zstd frame: {error}") from None
+    if len(packed) != length:
+        raise FormatError(f"a zstd frame holds {len(packed)} bytes, {length} expected")
+    return np.frombuffer(packed, np.uint8)
+
+
+class _Decoder(threading.local):
+    """One for each thread: making it takes longer than most frames do."""
+
+    def __init__(self) -> None:
+        self.decoder = zstandard.ZstdDecompressor(max_window_size=FRAME)
+
+
+_this = _Decoder()
 
 
 def _frame(data: memoryview, out: Bytes) -> int:

@@ -8,7 +8,7 @@ along that direction, so one step is the equal-slope choice for factors and resi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,15 +75,31 @@ def add_all(parts: Sequence[Factors], total: Tensor, add: bool = True) -> None:
     """Adds the matrices of all to `total` [m, n] float32, in place, or writes them over what is
     there unless `add`: many thin ones by one product, since each product reads and writes the
     whole."""
+    for together in _groups(parts):
+        left = [one.left.T.to(torch.float32, copy=True) for one in together]
+        for rows, one in zip(left, together, strict=True):
+            rows.mul_(one.scales[:, None])
+        right = [one.right.T.to(torch.float32) for one in together]
+        # component by component, which is how codes lie in memory
+        total.addmm_(torch.cat(left).T, torch.cat(right), beta=int(add))
+        add = True
+
+
+def products(parts: Sequence[Factors]) -> int:
+    """How many products `add_all` takes, each of which is rounded."""
+    return sum(1 for _ in _groups(parts))
+
+
+def _groups(parts: Sequence[Factors]) -> Iterator[list[Factors]]:
+    """Parts that share a product, of so many components that their floats are few."""
     together: list[Factors] = []
-    for at, part in enumerate(parts):
+    for part in parts:
+        if together and sum(len(one.scales) for one in (*together, part)) > TOGETHER:
+            yield together
+            together = []
         together.append(part)
-        width = sum(len(one.scales) for one in together)
-        if at + 1 == len(parts) or width + len(parts[at + 1].scales) > TOGETHER:
-            left = [one.left.to(torch.float32, copy=True).mul_(one.scales) for one in together]
-            right = [one.right.to(torch.float32) for one in together]
-            total.addmm_(torch.cat(left, 1), torch.cat(right, 1).T, beta=int(add))
-            together, add = [], True
+    if together:
+        yield together
 
 
 @dataclass(frozen=True, slots=True)

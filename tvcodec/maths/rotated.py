@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,17 +21,23 @@ import torch
 from torch import Tensor
 
 from tvcodec.maths.quantize import float32, uniform_codes
+from tvcodec.maths.scratch import Scratch
 
 BLOCK_LOG2 = 14
 PIECE = 1 << 18  # values transformed at a time
+TABLED = 8  # log2 of the longest run whose transforms lie ready: 512 rows of 256
 _SIGNS = 1 - 2 * np.unpackbits(
     np.arange(256, dtype=np.uint8)[:, None], 1, bitorder="little"
 ).astype(np.float32)  # of the bits of a byte
 
 
-def signs(seed: int, count: int, start: int = 0) -> Tensor:
+_scratch = Scratch()
+
+
+def signs(seed: int, count: int, start: int = 0, out: Tensor | None = None) -> Tensor:
     """Signs number `start` (a multiple of 64) to `start + count` of a frame: float32 values 1.0, or
-    -1.0 where bit i % 64 of splitmix64's output i // 64 is set."""
+    -1.0 where bit i % 64 of splitmix64's output i // 64 is set; in the place of `out`, if that is
+    given, which has room for the next multiple of 64."""
     first = start // 64 + 1
     with np.errstate(over="ignore"):
         step = np.uint64(0x9E3779B97F4A7C15)
@@ -40,7 +46,9 @@ def signs(seed: int, count: int, start: int = 0) -> Tensor:
         word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
         word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
         word ^= word >> np.uint64(31)
-    eight = _SIGNS.take(word.astype("<u8", copy=False).view(np.uint8), axis=0)
+    bits = word.astype("<u8", copy=False).view(np.uint8)
+    room = None if out is None else out[: 8 * len(bits)].view(-1, 8).numpy()
+    eight = _SIGNS.take(bits, axis=0, out=room, mode="clip")  # all are there: nothing is clipped
     return torch.from_numpy(eight.reshape(-1)[:count])
 
 
@@ -86,13 +94,45 @@ def rotate(values: Tensor, seed: int, block_log2: int) -> Tensor:
     return padded.view(-1, size)
 
 
-def unrotate(coefficients: Tensor, seed: int, count: int) -> Tensor:
-    """The flat values [count] float32 that `rotate` turned into `coefficients`, in their place."""
-    flat, size = coefficients.view(-1), coefficients.shape[1]
-    for start, piece in _pieces(flat, size):
-        flips = signs(seed, len(piece), start).to(flat.device)
-        torch.mul(_transform(piece.view(-1, size)).view(-1), flips, out=piece)
-    return flat[:count]
+def add_unrotated(parts: Sequence[Largest | Uniform], seed: int, total: Tensor) -> None:
+    """Adds the flat values that parts of one block size stand for together to `total` [count]
+    float32, in place, on the CPU: what `rotate` turned into the sum of their coefficients."""
+    size = 1 << parts[0].block_log2
+    together = max(PIECE >> parts[0].block_log2, 1)
+    for first in range(0, -(-len(total) // size), together):
+        pieces = [part.blocks(first, first + together) for part in parts]
+        start, held = first * size, size * len(pieces[0].scales)
+        inside = total[start : start + held]
+        room = _scratch.values(2 * held + -(-held // 64) * 64)
+        one, other, flips = room[:held], room[held : 2 * held], room[2 * held :]
+        if len(pieces) == 1 and isinstance(pieces[0], Largest) and pieces[0].run_log2 <= TABLED:
+            _turned_back(pieces[0], one, other)
+        else:
+            one.zero_()
+            for piece in pieces:
+                piece.add_to(one)
+            one = _transform(one.view(-1, size)).view(-1)
+        inside.addcmul_(one[: len(inside)], signs(seed, len(inside), start, flips))
+
+
+def _turned_back(part: Largest, out: Tensor, room: Tensor) -> None:
+    """The transform of a part's coefficients, into flat `out`. Of a run, in which one is not zero,
+    it is a row of the transform's matrix; what is left is a transform across runs."""
+    low, blocks = part.run_log2, len(part.scales)
+    middle = (part.block_log2 - low) // 2
+    high = part.block_log2 - low - middle
+    torch.index_select(_signed_rows(low), 0, part.codes, out=out.view(-1, 1 << low))
+    values = (part.scales.to(torch.float32) * part.gain)[:, None, None]
+    shape = blocks, 1 << high, -1
+    torch.bmm(_hadamard(high) * values, out.view(shape), out=room.view(shape))
+    shape = blocks << high, 1 << middle, -1
+    torch.bmm(_hadamard(middle).expand(shape[0], -1, -1), room.view(shape), out=out.view(shape))
+
+
+@functools.cache
+def _signed_rows(log2: int) -> Tensor:
+    """Row `position | negative << log2` is what a run of 2^log2 with 1 or -1 there turns into."""
+    return torch.cat([_hadamard(log2), -_hadamard(log2)])
 
 
 def _pieces(flat: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
@@ -118,11 +158,23 @@ class Largest:
 
     def coefficients(self) -> Tensor:
         """What the rotated frame holds, [blocks, 2^block_log2] float32."""
-        runs = torch.zeros(len(self.codes), 1 << self.run_log2, device=self.codes.device)
+        flat = torch.zeros(len(self.codes) << self.run_log2, device=self.codes.device)
+        self.add_to(flat)
+        return flat.view(-1, 1 << self.block_log2)
+
+    def add_to(self, flat: Tensor) -> None:
+        """Adds the coefficients to those in flat float32 `flat`, in place."""
+        runs = flat.view(-1, 1 << self.run_log2)
         value = _per_run(self.scales, self.gain, len(runs))
         value = torch.where(self.codes >> self.run_log2 > 0, -value, value)
-        runs.scatter_(1, (self.codes & (1 << self.run_log2) - 1)[:, None], value[:, None])
-        return runs.view(-1, 1 << self.block_log2)
+        at = self.codes & (1 << self.run_log2) - 1
+        runs.scatter_add_(1, at[:, None], value[:, None])
+
+    def blocks(self, start: int, stop: int) -> Largest:
+        """The same of blocks [start, stop) only."""
+        runs = self.block_log2 - self.run_log2
+        codes = self.codes[start << runs : stop << runs]
+        return replace(self, codes=codes, scales=self.scales[start:stop])
 
     def squared_norm(self) -> float:
         """Of the coefficients, without making them."""
@@ -147,6 +199,14 @@ class Uniform:
     def coefficients(self) -> Tensor:
         """What the rotated frame holds, [blocks, 2^block_log2] float32."""
         return self.codes * (self.scales.to(torch.float32) * self.gain)[:, None]
+
+    def add_to(self, flat: Tensor) -> None:
+        """Adds the coefficients to those in flat float32 `flat`, in place."""
+        flat.add_(self.coefficients().view(-1))
+
+    def blocks(self, start: int, stop: int) -> Uniform:
+        """The same of blocks [start, stop) only."""
+        return replace(self, codes=self.codes[start:stop], scales=self.scales[start:stop])
 
     def scaled(self, factor: float) -> Uniform:
         """The same part times `factor`."""

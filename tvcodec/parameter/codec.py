@@ -180,15 +180,16 @@ def load_stream(stream: Stream, data: memoryview, count: int) -> Tensor:
     """The `count` numbers of a stream, flat: floats as stored, symbols as codes, integers signed,
     unsigned ones as int64."""
     if stream.kind == SYMBOLS:
-        symbols = load_symbols(stream, data, count)
+        symbols = _symbols(stream, data, count)
         if stream.size == 256:
-            return symbols.to(torch.int16).sub_(127)
-        return symbols.view(torch.int8).sub_((stream.size - 1) // 2)  # wraps into place
+            return torch.from_numpy(symbols.astype(np.int16) - np.int16(127))
+        half = np.int8((stream.size - 1) // 2)
+        return torch.from_numpy(symbols.view(np.int8) - half)  # wraps into place
     packed = entropy.decompress(data, stream.packed(count))
     match stream.kind:
         case index.FLOAT16 | index.FLOAT32:
             floats = np.float16 if stream.kind == FLOAT16 else np.float32
-            return _finite(torch.from_numpy(entropy.unpack_planes(packed, floats)))
+            return torch.from_numpy(_finite(entropy.unpack_planes(packed, floats)))
         case index.UNSIGNED:
             return torch.from_numpy(
                 entropy.unpack_bits(packed, stream.size, count).astype(np.int64)
@@ -201,8 +202,12 @@ def load_stream(stream: Stream, data: memoryview, count: int) -> Tensor:
 
 def load_symbols(stream: Stream, data: memoryview, count: int) -> Tensor:
     """The symbols that `store_symbols` stored."""
+    return torch.from_numpy(_symbols(stream, data, count).copy())
+
+
+def _symbols(stream: Stream, data: memoryview, count: int) -> entropy.Bytes:
     packed = entropy.decompress(data, stream.packed(count))
-    return torch.from_numpy(entropy.unpack_symbols(packed, stream.size, count).copy())
+    return entropy.unpack_symbols(packed, stream.size, count)
 
 
 def load_elements(
@@ -235,7 +240,7 @@ def _host(numbers: Tensor) -> np.ndarray:
     return numbers.contiguous().view(-1).cpu().numpy()
 
 
-def _finite(numbers: Tensor) -> Tensor:
-    if not torch.isfinite(numbers).all():
+def _finite(numbers: np.ndarray) -> np.ndarray:
+    if not np.isfinite(numbers).all():
         raise FormatError("a scale or value is not a finite number")
     return numbers

@@ -19,6 +19,7 @@ from torch import Tensor
 from tvcodec.file.index import Extent
 from tvcodec.maths import dense, rotated
 from tvcodec.maths.basis import Coefficients
+from tvcodec.maths.scratch import Scratch
 from tvcodec.parameter import summands
 
 _ROTATED = rotated.Largest | rotated.Uniform
@@ -44,6 +45,16 @@ class Parts:
         """What is left without rotated parts; None where that is nothing."""
         left = tuple(content for content in self.contents if not isinstance(content, _ROTATED))
         return replace(self, contents=left) if left else None
+
+    @property
+    def few(self) -> bool:
+        """Whether they can be added to a base model's parameter one by one, without their sum."""
+        return self.kept is None and summands.few(self.contents)
+
+    def add_to(self, total: Tensor, seed: int) -> None:
+        """Adds all to contiguous float32 `total`, of any shape, in place, where they are `few`;
+        `seed` is that of the parameter's rotation."""
+        summands.add_to(total, self.contents, self.extent, seed)
 
 
 Weighted = Sequence[tuple[float, Parts]]
@@ -73,7 +84,7 @@ def weighted_sum(
     shape: Extent,
     seed: int,
     basis: Basis | None = None,
-    scratch: summands.Scratch | None = None,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """The sum of weight * task vector of one parameter of `shape`, float32 [rows, columns].
 

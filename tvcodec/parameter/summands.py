@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from tvcodec.file.index import Extent
 from tvcodec.maths import basis, dense, lowrank, quantize, rotated
+from tvcodec.maths.scratch import Scratch
 
 Content = (
     lowrank.Factors
@@ -21,21 +21,10 @@ Content = (
     | basis.Coefficients
     | dense.Exact
 )
+_SINGLE = quantize.Stage | quantize.Grouped | dense.Values
 
 
-class Scratch(threading.local):
-    """Memory that each thread uses again: the system takes longer to hand out pages than it takes
-    to fill them."""
-
-    def __init__(self) -> None:
-        self._held = torch.empty(0)
-
-    def values(self, count: int) -> Tensor:
-        """`count` float32 values, uninitialised, good until they are next asked for."""
-        if len(self._held) < count:
-            self._held = torch.empty(0)  # goes before the larger one comes
-            self._held = torch.empty(count)
-        return self._held[:count]
+ROUNDED = 2  # sums that may be rounded at the base model's magnitude: one unit in the last place
 
 
 def expand(
@@ -55,25 +44,31 @@ def expand(
     parts = list(contents)
     factors = [part for part in parts if isinstance(part, lowrank.Factors)]
     product = _product(factors, extent, scratch) if factors else None
-    total = None if product is None or kept is not None else product.view(-1)
-    for frame in _frames(parts):
-        values = rotated.unrotate(frame, seed, extent.count)
-        total = values if total is None else total.add_(values)
-    if total is None:
+    if product is not None and kept is None:
+        total = product.view(-1)
+    else:
         total = torch.zeros(extent.count)
-    if product is not None and kept is not None:
-        total.add_(product.view(-1)[kept])
-    for content in parts:
-        match content:
-            case quantize.Stage():
-                total.add_(content.codes.view(-1), alpha=content.scale)
-            case quantize.Grouped():
-                total.add_(content.values().view(-1))
-            case dense.Values():
-                total.add_(content.values.view(-1))
-            case basis.Coefficients() | dense.Exact():
-                raise TypeError(f"{type(content).__name__}: need more than the parts themselves")
+        if product is not None:
+            total.add_(product.view(-1)[kept])
+    _add_others(parts, total, seed)
     return total.view(extent.rows, extent.columns) if kept is None else total
+
+
+def few(contents: Sequence[Content]) -> bool:
+    """Whether the parts can be added to something larger, one after another, without more
+    rounding than one unit in its last place."""
+    factors = [part for part in contents if isinstance(part, lowrank.Factors)]
+    needs_more = any(isinstance(part, basis.Coefficients | dense.Exact) for part in contents)
+    others = len(_frames(contents)) + sum(isinstance(part, _SINGLE) for part in contents)
+    return not needs_more and lowrank.products(factors) + others <= ROUNDED
+
+
+def add_to(total: Tensor, contents: Sequence[Content], extent: Extent, seed: int) -> None:
+    """Adds the parts to contiguous float32 `total`, of any shape, in place; see `few`."""
+    factors = [part for part in contents if isinstance(part, lowrank.Factors)]
+    if factors:
+        lowrank.add_all(factors, total.view(extent.rows, extent.columns))
+    _add_others(contents, total.view(-1), seed)
 
 
 def _product(factors: Sequence[lowrank.Factors], extent: Extent, scratch: Scratch | None) -> Tensor:
@@ -84,14 +79,29 @@ def _product(factors: Sequence[lowrank.Factors], extent: Extent, scratch: Scratc
     return product
 
 
-def _frames(parts: Iterable[Content]) -> Iterable[Tensor]:
-    """What rotated frames hold together, one of each block size."""
-    frames: dict[int, Tensor] = {}
+def _add_others(parts: Iterable[Content], total: Tensor, seed: int) -> None:
+    """Adds what are no factors to flat `total`."""
+    for frame in _frames(parts):
+        rotated.add_unrotated(frame, seed, total)
+    for content in parts:
+        match content:
+            case quantize.Stage():
+                total.add_(content.codes.view(-1), alpha=content.scale)
+            case quantize.Grouped():
+                total.add_(content.values().view(-1))
+            case dense.Values():
+                total.add_(content.values.view(-1))
+            case basis.Coefficients() | dense.Exact():
+                raise TypeError(f"{type(content).__name__}: need more than the parts themselves")
+
+
+def _frames(parts: Iterable[Content]) -> list[list[rotated.Largest | rotated.Uniform]]:
+    """The rotated parts, those of one block size together."""
+    frames: dict[int, list[rotated.Largest | rotated.Uniform]] = {}
     for part in parts:
         if isinstance(part, rotated.Largest | rotated.Uniform):
-            coefficients, held = part.coefficients(), frames.get(part.block_log2)
-            frames[part.block_log2] = coefficients if held is None else held.add_(coefficients)
-    return frames.values()
+            frames.setdefault(part.block_log2, []).append(part)
+    return list(frames.values())
 
 
 def scaled(content: Content, factor: float) -> Content:
