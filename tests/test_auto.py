@@ -12,7 +12,8 @@ from torch import Tensor
 from tvcodec.file.index import Extent
 from tvcodec.maths import lowrank, quantize, rotated
 from tvcodec.parameter import codec, summands
-from tvcodec.parameter.auto import NOISE_CAP, NOTHING, Choice, Target, choose
+from tvcodec.parameter.auto import NOTHING, Choice, choose
+from tvcodec.parameter.judging import NOISE_CAP, Target
 
 ROTATED = (rotated.Largest, rotated.Uniform)
 NOISE = normal(0, 192, 160)

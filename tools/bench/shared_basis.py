@@ -31,7 +31,7 @@ from torch import Tensor
 
 import tvcodec
 from tvcodec.maths import quantize
-from tvcodec.parameter import auto, codec
+from tvcodec.parameter import auto, codec, judging
 
 BASIS_PEAK = 31  # largest code of a shared side
 TASKS = 8
@@ -236,7 +236,7 @@ def against(stack: Tensor, step: float) -> tuple[float, float, float, int, int]:
     energy = float(stack.square().sum())
     bits = lost = 0.0
     for matrix in stack:
-        choice = auto.choose(matrix, 1.0, auto.Target(step), 0)
+        choice = auto.choose(matrix, 1.0, judging.Target(step), 0)
         bits += choice.bits
         lost += float((matrix - (0 if choice.values is None else choice.values)).square().sum())
     best = (float("inf"), 0, 0)

@@ -19,8 +19,10 @@ from tvcodec.encoding.family import Family, Sum
 from tvcodec.file.index import VECTORS_MAX, Exact
 from tvcodec.maths.dense import inner_product, squared_norm
 from tvcodec.parameter import auto
+from tvcodec.parameter.judging import Target
 from tvcodec.parameter.one_task import Coded, changed_rows
 from tvcodec.parameter.recipes import Recipe
+from tvcodec.parameter.shrinking import RECORD
 
 LEAST_GAIN = 0.02  # below, what tasks share is not worth reading it for one of them
 WITHIN_STEP = 4.0  # 0.5 log2(1 + this * energy in squared steps): bits of a value, about
@@ -38,7 +40,7 @@ class Sharing:
     def share(self, family: Family) -> Tensor | None:
         """Codes the principal vectors, each of what the ones before it left."""
         step = math.sqrt(sum(step**2 for step in self.steps) / len(self.steps))
-        target = auto.Target(step)
+        target = Target(step)
         for column in self.directions.T.tolist():
             wanted = torch.zeros_like(family.left[0])
             for left, factor, own in zip(family.left, column, self.steps, strict=True):
@@ -104,7 +106,7 @@ def _shareable(coded: Coded) -> bool:
 
 
 def _bytes(coded: Coded) -> int:
-    return len(coded.section) + auto.RECORD if coded.entry else 0
+    return len(coded.section) + RECORD if coded.entry else 0
 
 
 def _bits(energies: Tensor) -> Tensor:

@@ -37,11 +37,12 @@ WIDER_ALPHABETS = (5, 7, 17)  # the least odd ones of which 3, 2 and 1 symbols f
 
 
 def store(content: Content, level: int = entropy.FAST) -> Stored:
-    """The record and the section bytes of one part, its codes compressed at a zstd `level`."""
+    """The record and the section bytes of one part, its codes compressed at a `level` of
+    `entropy.compress`."""
     match content:
         case lowrank.Factors():
             numbers = content.left.T, content.right.T, content.scales
-            (left, right, scales), data = _store_all(numbers, level)
+            (left, right, scales), data = _store_all(numbers, min(level, entropy.BLOCKS))
             return index.Factors(len(content.scales), left, right, scales), data
         case rotated.Largest():
             codes, code_bytes = store_bits(content.codes, content.run_log2 + 1)
