@@ -19,7 +19,7 @@ from torch import Tensor
 from tvcodec.errors import CheckpointError, naming
 
 _OWN_PAGES = 1 << 20
-_HUGE_PAGES = 4 << 20
+_HUGE_PAGES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,9 @@ def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms:
 
 def changed_rows(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
     """The rows that changed, where enough did not for a bit each to pay."""
-    changed = matrix.any(1)
+    changed = torch.linalg.vector_norm(matrix, dim=1) > 0
+    if not changed.all():  # squares may be too small for float32
+        changed[~changed] = matrix[~changed].any(1)
     rows = int(changed.sum())
     if (len(changed) - rows) * matrix.shape[1] < 64 * len(changed) or rows == len(changed):
         return None, b"", None
