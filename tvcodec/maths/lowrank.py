@@ -149,19 +149,19 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
     if floor <= 0 or side < LONG_SIDE:
         return None
     chance = torch.Generator(device=gram.device).manual_seed(side)
-    basis = _orthonormal(gram @ torch.randn(side, side // 8, generator=chance, device=gram.device))
+    basis = _orthonormal(gram @ torch.randn(side, side // 16, generator=chance, device=gram.device))
     image = gram @ basis
-    energies = torch.linalg.eigvalsh(basis.T @ image)
+    energies, turn = torch.linalg.eigh(basis.T @ image)
     if int((energies > floor).sum()) * ROOM > len(energies):
         # what is left, spread evenly, would fill so many; of a spectrum that decays, half of them
         left = float(gram.diagonal().sum() - energies.sum()) / floor
-        width = max(int(ROOM * left / 2), len(energies) * 3 // 2)
+        width = max(int(ROOM * left / 2), 2 * len(energies))
         if width > side // 2:
             return None
         more = torch.randn(side, width - len(energies), generator=chance, device=gram.device)
         basis = _orthonormal(torch.cat([basis, gram @ more], 1))
         image = gram @ basis
-    energies, turn = torch.linalg.eigh(basis.T @ image)
+        energies, turn = torch.linalg.eigh(basis.T @ image)
     basis = _complete(_amplified(gram, basis @ turn, image @ turn, float(energies[0])))
     energies, turn = torch.linalg.eigh(basis.T @ (gram @ basis))
     too_few = int((energies > floor).sum()) * LEAST_ROOM > len(energies)

@@ -95,7 +95,16 @@ def _cheapest(
     found = Best(judge)
     if judge.noise_weight == 1 or not unbiased.consider(matrix, found, target, seed):
         shrinking.consider(matrix, found)
-    return (_two_bytes_each(matrix),) if found.bits > 16 * matrix.numel() else found.contents
+    best, size, least = None, 0.0, judge.slope * judge.energy
+    for candidate, bits in found.near:
+        if len(found.near) > 1:
+            stored = [codec.store(content, entropy.THOROUGH) for content in candidate.contents]
+            bits = 8 * sum(len(data) for _, data in stored)
+        if (cost := judge.cost(bits, candidate)) < least:
+            best, size, least = candidate, bits, cost
+    if best is None:
+        return ()
+    return (_two_bytes_each(matrix),) if size > 16 * matrix.numel() else judge.corrected(best)
 
 
 def _two_bytes_each(matrix: Tensor) -> dense.Values | quantize.Stage:

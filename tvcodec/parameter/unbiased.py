@@ -55,7 +55,7 @@ def consider(matrix: Tensor, found: Best, target: Target, seed: int) -> bool:
             stored = codec.store(uniform)[1]
             candidate = Candidate((*front, uniform), 1.0, noise, white=True)
             found.consider(candidate, bits + 8 * len(stored))
-    if not found.contents or _least_of_factors(known.sigma, floor, shape, judge) < found.cost:
+    if not found.near or _least_of_factors(known.sigma, floor, shape, judge) < found.cost:
         return False
     return not may_pay(matrix, (), 0.0, 1.0, found, OUT_OF_REACH)
 
