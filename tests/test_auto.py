@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tvcodec.file import entropy
 from tvcodec.file.index import Extent
 from tvcodec.maths import lowrank, quantize, rotated
-from tvcodec.parameter import codec, summands
-from tvcodec.parameter.auto import NOISE_CAP, NOTHING, Choice, Target, choose
+from tvcodec.parameter import codec, shrinking, summands, unbiased
+from tvcodec.parameter.auto import NOTHING, Choice, choose
+from tvcodec.parameter.judging import NOISE_CAP, Target
 
 ROTATED = (rotated.Largest, rotated.Uniform)
 NOISE = normal(0, 192, 160)
@@ -147,6 +149,70 @@ def test_finer_steps_cost_more_and_lose_less(metric: str) -> None:
     if metric == "mse":  # noise that is forgiven may grow where shrinkage falls
         assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.01
+
+
+def decaying(power: float, rows: int, columns: int) -> Tensor:
+    """Singular values that fall by a power of their number, as those of real task vectors do."""
+    left, right = (torch.linalg.qr(normal(side, side, columns))[0] for side in (rows, columns))
+    sigma = torch.arange(1, columns + 1, dtype=torch.float32) ** -power
+    return (left * sigma) @ right.T
+
+
+def slow_cost(matrix: Tensor, step: float) -> tuple[float, int]:
+    """The least Lagrangian, and its bits, of factors by an exact decomposition and at all prunings,
+    of codes, and of both."""
+    slope, ends = 6 / math.log(2) / step**2, []
+    _, sigma, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    known = lowrank.Spectrum(sigma.float(), right.T.float())
+    fronts: list[tuple[lowrank.Factors, ...]] = [()]
+    for pruning in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 60.0):
+        found = lowrank.quantised_factors(matrix, known, step, pruning, quantize.DEAD_ZONE)
+        fronts += [found.split(), (found,)] if found else []
+    for front in fronts:
+        bits = 8 * sum(len(codec.store(part, entropy.THOROUGH)[1]) for part in front)
+        rest = lowrank.subtracted(matrix, front)
+        ends.append((bits + slope * float(rest.double().square().sum()), bits))
+        stage = quantize.stage(rest, step, quantize.DEAD_ZONE)
+        bits += 8 * len(codec.store(stage, entropy.THOROUGH)[1])
+        ends.append((bits + slope * float((rest - stage.values()).double().square().sum()), bits))
+    return min(ends)
+
+
+@pytest.mark.parametrize("power", [0.4, 0.7, 1.0])
+@pytest.mark.parametrize("step", [0.5, 2.0])
+def test_bytes_at_equal_error_are_within_two_percent_of_the_slow_way(
+    power: float, step: float
+) -> None:
+    matrix = decaying(power, 448, 320)
+    step *= float(matrix.square().mean().sqrt())
+    choice = choose(matrix, 0.0, Target(step), 5)
+    _, error = fidelity(choice, matrix)
+    lost = error**2 * float(matrix.double().square().sum())
+    cost = choice.bits + 6 / math.log(2) / step**2 * lost
+    slow, bits = slow_cost(matrix, step)
+    assert cost - slow < 0.02 * bits  # at the slope of both, what differs in error counts as bits
+
+
+@pytest.mark.parametrize("kind", ["decaying", "low rank", "rows", "noise"])
+@pytest.mark.parametrize("metric", ["mse", "function"])
+def test_no_better_candidate_is_passed_over(
+    kind: str, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = {
+        "decaying": decaying(0.6, 832, 640),
+        "low rank": low_rank(832, 640, 6),
+        "rows": torch.where(torch.arange(832)[:, None] % 40 == 3, normal(4, 832, 640), 0.0),
+        "noise": normal(3, 832, 640),
+    }[kind]
+    rms = float(matrix.square().mean().sqrt())
+    target = Target(rms, metric, factor_step=6 * rms, rms=rms)
+    base_norm = 200 * float(matrix.norm())
+    choice = choose(matrix, base_norm, target, 5)
+    for module in (shrinking, unbiased):  # all that is looked at by rows is tried in full
+        monkeypatch.setattr(module, "may_pay", lambda *_: True)
+    thorough = choose(matrix, base_norm, target, 5)
+    assert families(choice) == families(thorough)
+    assert choice.bits == thorough.bits
 
 
 KINDS = ["noise", "heavy tails", "low rank", "outlier", "one value", "constant", "half zero"]

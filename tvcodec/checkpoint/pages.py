@@ -61,6 +61,6 @@ def _pages(length: int) -> mmap.mmap:
         pages = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(str(error)) from None
-    if hasattr(mmap, "MADV_HUGEPAGE") and length >= 2 * _HUGE_PAGE:
+    if hasattr(mmap, "MADV_HUGEPAGE") and length >= _HUGE_PAGE:
         pages.madvise(mmap.MADV_HUGEPAGE)  # saves half of the time that filling them takes
     return pages

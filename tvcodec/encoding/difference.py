@@ -142,15 +142,20 @@ def _measure(
         return
     fine_tune = task.checkpoint.tensor(parameter.name)
     original = base.tensor(parameter.name)
-    if not exact:
-        check_finite(task, parameter.name, fine_tune)
-        check_finite(None, parameter.name, original, base.label)
     task.count += parameter.count
     common = fine_tune[: parameter.dims[0]] if number in task.rows else fine_tune
-    if same_bits(common, original):
+    same = same_bits(common, original)
+    if same:
+        energy = 0.0
+    else:
+        tau = task_vector(common, original)
+        energy = squared_norm(tau.nan_to_num_(0, 0, 0) if exact else tau)
+    # a finite norm says that both are finite
+    if not exact and (same or number in task.rows or not math.isfinite(energy)):
+        check_finite(task, parameter.name, fine_tune)
+        check_finite(None, parameter.name, original, base.label)
+    if same:
         return
-    tau = task_vector(common, original)
-    energy = squared_norm(tau.nan_to_num_(0, 0, 0) if exact else tau)
     if exact:
         task.energies[number] = min(energy, NORM_MAX**2)
     else:

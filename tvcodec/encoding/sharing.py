@@ -23,8 +23,10 @@ from tvcodec.encoding.family import Family, Sum
 from tvcodec.file.index import VECTORS_MAX, Exact
 from tvcodec.maths.dense import inner_product, squared_norm
 from tvcodec.parameter import auto
+from tvcodec.parameter.judging import Target
 from tvcodec.parameter.one_task import Coded, changed_rows
 from tvcodec.parameter.recipes import Recipe
+from tvcodec.parameter.shrinking import RECORD
 
 LEAST_GAIN = 0.02  # below, what tasks share is not worth reading it for one of them
 COARSER = (1.0, 1.6, 2.5, 4.0, 6.4)  # than alone, steps tried under bounds, while that saves bytes
@@ -48,7 +50,7 @@ class Sharing:
     def share(self, family: Family) -> Tensor | None:
         """Codes the principal vectors, each of what the ones before it left."""
         step = math.sqrt(sum(step**2 for step in self.steps) / len(self.steps))
-        target = auto.Target(step)
+        target = Target(step)
         for column in self.directions.T.tolist():
             wanted = torch.zeros_like(family.left[0])
             for left, factor, own in zip(family.left, column, self.steps, strict=True):
@@ -131,7 +133,7 @@ def promising(
 
 
 def _within(
-    bound: float, matrix: Tensor, choice: auto.Choice, target: auto.Target, seed: int
+    bound: float, matrix: Tensor, choice: auto.Choice, target: Target, seed: int
 ) -> auto.Choice:
     """The choice for `matrix` at the first of ever finer steps that loses `bound` at most."""
     for _ in range(FINER):
@@ -150,7 +152,7 @@ def _shareable(coded: Coded) -> bool:
 
 
 def _bytes(coded: Coded) -> int:
-    return len(coded.section) + auto.RECORD if coded.entry else 0
+    return len(coded.section) + RECORD if coded.entry else 0
 
 
 def _bits(energies: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 PIECE = 1 << 18  # values turned at a time
+RUN = 1 << 15  # values whose products float32 sums well
+SOUND = (1e-24, 1e30)  # sums of products that float32 neither lost nor could not hold
 SQUARES_FIT = 2.0**40  # root mean square whose squares, and those of 1 / it, float32 sums well
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -81,6 +83,8 @@ def exact_restore(base: Tensor, exact: Exact) -> Tensor:
 def task_vector(fine_tune: Tensor, base: Tensor) -> Tensor:
     """fine_tune - base, float32, for float tensors of one shape; subtracted in float64 where either
     has that dtype."""
+    if fine_tune.dtype == base.dtype == torch.float32:
+        return fine_tune - base
     wide = _wide(fine_tune.dtype, base.dtype)
     return fine_tune.to(wide, copy=True).sub_(base).to(torch.float32)
 
@@ -101,11 +105,15 @@ def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def inner_product(one: Tensor, other: Tensor) -> float:
-    """Of two float32 tensors of one shape, in float64: its squares reach from the least to the
-    largest number of float32."""
+    """Of two float32 tensors of one shape, as good as in float64: summed in runs of float32, or
+    wholly in float64 where squares of that size do not fit."""
+    flats = one.reshape(-1), other.reshape(-1)
+    pieces = (torch.split(flat, RUN) for flat in flats)
+    total = sum(float(torch.dot(a, b)) for a, b in zip(*pieces, strict=True))
+    if SOUND[0] < abs(total) < SOUND[1]:
+        return total
     total = 0.0
-    pieces = [torch.split(tensor.reshape(-1), PIECE) for tensor in (one, other)]
-    for a, b in zip(*pieces, strict=True):
+    for a, b in zip(*(torch.split(flat, PIECE) for flat in flats), strict=True):
         wide = a.double()
         total += float(torch.dot(wide, wide if one is other else b.double()))
     return total

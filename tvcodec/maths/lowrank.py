@@ -8,7 +8,7 @@ along that direction, so one step is the equal-slope choice for factors and resi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,8 +19,10 @@ from tvcodec.maths.quantize import uniform_codes
 
 PEAKS = (7, 3, 2, 1)  # largest codes of which 1, 2, 2, 3 and 5 fit a byte
 TOGETHER = 256  # components whose factors are floats at a time
-LONG_SIDE = 1536  # from which the strongest eigenvectors are quicker found than all
-POWER = 5  # iterations, of which each squares the ratios of singular values
+LONG_SIDE = 256  # from which the strongest eigenvectors are quicker found than all
+DEGREE = 3  # of the polynomial that tells them from the others
+ROOM, LEAST_ROOM = 1.4, 1.15  # directions to look in, of those wanted
+LEAST_TURN = 1 / 100  # of each column, that the ones before it do not span
 LEAST_GROUP = 3  # components that a stream of their own pays for
 
 
@@ -102,6 +104,14 @@ def _groups(parts: Sequence[Factors]) -> Iterator[list[Factors]]:
         yield together
 
 
+def subtracted(matrix: Tensor, parts: Iterable[Factors]) -> Tensor:
+    """What parts leave of `matrix` [m, n] float32."""
+    left = matrix.clone()
+    for part in parts:
+        part.add_to(left, -1.0)
+    return left
+
+
 @dataclass(frozen=True, slots=True)
 class Spectrum:
     """Strong singular values [r] of a matrix, descending, and the vectors of its shorter side."""
@@ -110,8 +120,11 @@ class Spectrum:
     vectors: Tensor  # [short side, r]
 
 
+NO_SPECTRUM = Spectrum(torch.empty(0), torch.empty(0, 0))
+
+
 def spectrum(matrix: Tensor | Product, floor: float) -> Spectrum:
-    """The singular triplets of `matrix` [m, n] above `floor`.
+    """The singular triplets of `matrix` [m, n] above `floor`, but for some that barely are.
 
     From eigenvectors of the Gram matrix of the shorter side, which costs a fraction of a full
     singular value decomposition and is as accurate for the strong triplets kept here; those of a
@@ -121,33 +134,86 @@ def spectrum(matrix: Tensor | Product, floor: float) -> Spectrum:
         left, sigma, right = matrix.triplets()
         vectors = right if len(left) >= len(right) else left
     else:
-        tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        gram = tall.T @ tall
+        gram = _gram(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T)
         energies, vectors = _strongest(gram, floor**2) or torch.linalg.eigh(gram)
         sigma, vectors = energies.clamp_min(0).sqrt().flip(0), vectors.flip(1)
     strong = sigma > floor
     return Spectrum(sigma[strong], vectors[:, strong].contiguous())
 
 
-def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
-    """The largest eigenvalues of a positive matrix, in rising order, and their eigenvectors: so
-    many that half of them, for safety, are below `floor`. None where a full decomposition is
-    quicker: its time grows with the cube of the side.
+def _gram(tall: Tensor) -> Tensor:
+    """tall.T @ tall: what lies above the diagonal is computed, but for blocks on it, once."""
+    side = tall.shape[1]
+    if side < LONG_SIDE:
+        return tall.T @ tall
+    gram = tall.new_empty(side, side)
+    for start in range(0, side, -(-side // 3)):
+        end = min(start + -(-side // 3), side)
+        gram[start:end, start:] = tall[:, start:end].T @ tall[:, start:]
+        gram[end:, start:end] = gram[start:end, end:].T
+    return gram
 
-    Subspace iteration from random directions (Halko, Martinsson, Tropp, SIAM Review 2011).
+
+def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
+    """The largest eigenvalues of a positive matrix, in rising order, and their eigenvectors: more
+    than are above `floor`. None where a full decomposition is quicker.
+
+    Subspace iteration from random directions (Halko, Martinsson, Tropp, SIAM Review 2011). What it
+    finds too little of lies near the floor, where a component gains no more than it costs.
     """
     side = len(gram)
-    width = side // 16
-    while floor > 0 and side >= LONG_SIDE and width <= side // 4:
-        chance = torch.Generator(device=gram.device).manual_seed(side)
-        basis = torch.randn(side, width, generator=chance, device=gram.device)
-        for _ in range(POWER):
-            basis = torch.linalg.qr(gram @ basis)[0]
-        energies, turn = torch.linalg.eigh(basis.T @ gram @ basis)
-        if energies[width // 2] <= floor:
-            return energies, basis @ turn
-        width *= 2
-    return None
+    if floor <= 0 or side < LONG_SIDE:
+        return None
+    chance = torch.Generator(device=gram.device).manual_seed(side)
+    basis = _orthonormal(gram @ torch.randn(side, side // 16, generator=chance, device=gram.device))
+    image = gram @ basis
+    energies, turn = torch.linalg.eigh(basis.T @ image)
+    if int((energies > floor).sum()) * ROOM > len(energies):
+        # what is left, spread evenly, would fill so many; of a spectrum that decays, half of them
+        left = float(gram.diagonal().sum() - energies.sum()) / floor
+        width = max(int(ROOM * left / 2), 2 * len(energies))
+        if width > side // 2:
+            return None
+        more = torch.randn(side, width - len(energies), generator=chance, device=gram.device)
+        basis = _orthonormal(torch.cat([basis, gram @ more], 1))
+        image = gram @ basis
+        energies, turn = torch.linalg.eigh(basis.T @ image)
+    basis = _complete(_amplified(gram, basis @ turn, image @ turn, float(energies[0])))
+    energies, turn = torch.linalg.eigh(basis.T @ (gram @ basis))
+    too_few = int((energies > floor).sum()) * LEAST_ROOM > len(energies)
+    return None if too_few else (energies, basis @ turn)
+
+
+def _amplified(gram: Tensor, basis: Tensor, image: Tensor, below: float) -> Tensor:
+    """Approximate eigenvectors `basis`, whose product with `gram` is `image`, times a Chebyshev
+    polynomial of it: directions of eigenvalues up to `below` stay, others grow by far more than
+    by as many powers (Zhou et al., J. Comput. Phys. 219, 2006). Columns of length one."""
+    last, this = basis, image * (2 / below) - basis
+    for _ in range(DEGREE - 1):
+        last, this = this, ((gram @ this) * (2 / below) - this) * 2 - last
+    return _of_length_one(this)
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """A basis of what columns span, as good as the next iteration needs it: by their Cholesky
+    factor, or by QR where they are too much alike for that."""
+    columns = _of_length_one(columns)
+    upper, failed = torch.linalg.cholesky_ex(columns.T @ columns, upper=True)
+    if failed or float(upper.diagonal().min()) < LEAST_TURN:
+        return _complete(columns)
+    basis: Tensor = torch.linalg.solve_triangular(upper, columns, upper=True, left=False)
+    return basis
+
+
+def _complete(columns: Tensor) -> Tensor:
+    """An orthonormal basis, to the last bit that float32 has."""
+    basis: Tensor = torch.linalg.qr(columns)[0]
+    return basis
+
+
+def _of_length_one(columns: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(columns, dim=0)
+    return columns / lengths.clamp_min(1e-30)
 
 
 def component_floor(shape: tuple[int, int], step: float, pruning: float) -> float:
@@ -160,41 +226,76 @@ def quantised_factors(
     matrix: Tensor | Product, known: Spectrum, step: float, pruning: float, offset: float
 ) -> Factors | None:
     """Factors of `matrix` [m, n] with codes of one `step`, of the components worth it; None where
-    there is none.
+    there is none."""
+    found = ShortSide.of(matrix, known, step, pruning, offset).factors(pruning)
+    return found[0] if found else None
 
-    The shorter side is quantised first, the longer side is fitted to what the decoder will see of
-    it, and the scales are fitted to both.
+
+@dataclass(frozen=True, slots=True)
+class ShortSide:
+    """Factors of a matrix that go only so far: the shorter side is quantised first, the longer side
+    is fitted to what the decoder will see of it, and the scales are fitted to both.
+
+    `codes` [short side, r] have one `step`, `image` [long side, r] is what the matrix makes of
+    them: all that is ever needed of it, however many of the components are used.
     """
-    rows, columns = matrix.shape
-    strong = known.sigma > component_floor((rows, columns), step, pruning)
-    sigma, vectors = known.sigma[strong], known.vectors[:, strong]
-    tall = matrix if rows >= columns else matrix.T
-    short = uniform_codes(vectors * sigma, step, offset)
-    used = short.any(0)
-    short, sigma = short[:, used], sigma[used]
-    if not len(sigma):
-        return None
-    seen = short.to(torch.float32) * step
-    gram = seen.T @ seen
-    gram.diagonal().mul_(1 + 1e-6)
-    solution, failed = torch.linalg.solve_ex(gram, seen.T)
-    if failed:  # squares so small that float32 has no room for them
-        return None
-    long = uniform_codes(tall @ (solution.T * sigma), step, offset)
-    used = long.any(0)
-    long, short = long[:, used], short[:, used]
-    if not long.shape[1]:
-        return None
-    scales = _fitted_scales(tall, long, short)
-    return Factors(long, short, scales) if rows >= columns else Factors(short, long, scales)
+
+    shape: tuple[int, int]
+    step: float
+    offset: float
+    sigma: Tensor
+    codes: Tensor
+    image: Tensor
+
+    @classmethod
+    def of(
+        cls, matrix: Tensor | Product, known: Spectrum, step: float, pruning: float, offset: float
+    ) -> ShortSide:
+        """Of the components of `matrix` [m, n] that are worth it at the least `pruning`."""
+        rows, columns = matrix.shape
+        strong = known.sigma > component_floor((rows, columns), step, pruning)
+        sigma, vectors = known.sigma[strong], known.vectors[:, strong]
+        codes = uniform_codes(vectors * sigma, step, offset)
+        used = codes.any(0)
+        sigma, codes = sigma[used], codes[:, used]
+        tall = matrix if rows >= columns else matrix.T
+        image = tall @ codes.to(torch.float32)
+        return cls((rows, columns), step, offset, sigma, codes, image)
+
+    def factors(self, pruning: float) -> tuple[Factors, float] | None:
+        """Of the components that are worth it at a `pruning`, the least or more, with the energy
+        that they take off the matrix; None where there is none."""
+        rank = int((self.sigma > component_floor(self.shape, self.step, pruning)).sum())
+        if not rank:
+            return None
+        short, image = self.codes[:, :rank], self.image[:, :rank]
+        seen = short.to(torch.float32)
+        gram = seen.T @ seen
+        gram.diagonal().mul_(1 + 1e-6)
+        upper, failed = torch.linalg.cholesky_ex(gram, upper=True)
+        if failed:
+            return None
+        solution = torch.linalg.solve_triangular(upper, image, upper=True, left=False)
+        solution = torch.linalg.solve_triangular(upper.T, solution, upper=False, left=False)
+        fitted = solution * (self.sigma[:rank] / self.step)
+        long = uniform_codes(fitted, self.step, self.offset)
+        used = long.any(0)
+        if not used.all():
+            long, short, image = long[:, used], short[:, used], image[:, used]
+        if not long.shape[1]:
+            return None
+        scales, captured = _fitted_scales(image, long, short)
+        left, right = (long, short) if self.shape[0] >= self.shape[1] else (short, long)
+        return Factors(left, right, scales), captured
 
 
-def _fitted_scales(matrix: Tensor | Product, left: Tensor, right: Tensor) -> Tensor:
-    """Least-squares scales: (L'L * R'R) s = diag(L' M R)."""
+def _fitted_scales(image: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, float]:
+    """Least-squares scales: (L'L * R'R) s = diag(L' M R), of `image` M R; and what they take off
+    the energy of M."""
     a, b = left.to(torch.float32), right.to(torch.float32)
     system = ((a.T @ a) * (b.T @ b)).double()
     system.diagonal().mul_(1 + 1e-9)
-    del a
-    wanted = (matrix @ b).mul_(left).sum(0).double()
-    fitted: Tensor = torch.linalg.solve(system, wanted)
-    return fitted.to(torch.float32)
+    wanted = (image * a).sum(0).double()
+    scales = torch.linalg.solve(system, wanted).to(torch.float32)
+    wide = scales.double()
+    return scales, float(wide @ (2 * wanted - system @ wide))

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tvcodec.maths.dense import squared_norm
 from tvcodec.maths.quantize import float32, uniform_codes
 from tvcodec.maths.scratch import Scratch
 
@@ -223,6 +224,26 @@ def block_scales(coefficients: Tensor) -> tuple[Tensor, float]:
     whole = math.sqrt(float(torch.dot(flat, flat)) / len(flat))
     size = math.sqrt(coefficients.shape[1])
     return (torch.linalg.vector_norm(coefficients, dim=1) / (size * whole)).half(), whole
+
+
+def noise_of_largest(coefficients: Tensor, runs_log2: Iterable[int]) -> Iterator[tuple[int, float]]:
+    """For each of rising run lengths that fit a block: the squared norm of what `keep_largest`
+    would keep."""
+    scales, _ = block_scales(coefficients)
+    wide = scales.double()
+    energy = squared_norm(coefficients)
+    blocks, run = coefficients.shape[0], 0
+    largest = coefficients
+    for run_log2 in runs_log2:
+        if 1 << run_log2 > coefficients.shape[1]:
+            break
+        pieces = torch.split(largest.reshape(-1, 1 << run_log2 - run), PIECE >> run_log2 - run)
+        ends = [torch.aminmax(piece, dim=1) for piece in pieces]
+        largest = torch.cat([torch.maximum(most, -least) for least, most in ends])
+        run = run_log2
+        kept = float(largest.view(blocks, -1).sum(1, dtype=torch.float64) @ wide)
+        squares = float(wide @ wide) * (coefficients.shape[1] >> run_log2)
+        yield run_log2, (energy / kept) ** 2 * squares if kept else 0.0
 
 
 def keep_largest(coefficients: Tensor, run_log2: int) -> Largest:

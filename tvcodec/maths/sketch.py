@@ -29,10 +29,10 @@ def sums(tau: Tensor | Product, number: int, bits: int) -> Tensor:
     model's parameter of that number: float64 [bits]."""
     total, start = torch.zeros(bits, dtype=torch.float64), 0
     for piece in _pieces(tau):
-        rows = torch.zeros(-(-len(piece) // bits), bits)
-        flips = rotated.signs(number, len(piece), start)
-        torch.mul(piece, flips, out=rows.view(-1)[: len(piece)])
-        total += rows.sum(0, dtype=torch.float64)
+        flipped = rotated.signs(number, len(piece), start).mul_(piece)
+        whole = len(piece) - len(piece) % bits
+        total += flipped[:whole].view(-1, bits).sum(0, dtype=torch.float64)
+        total[: len(piece) - whole] += flipped[whole:]
         start += len(piece)
     return total
 

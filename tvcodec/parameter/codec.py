@@ -37,11 +37,12 @@ WIDER_ALPHABETS = (5, 7, 17)  # the least odd ones of which 3, 2 and 1 symbols f
 
 
 def store(content: Content, level: int = entropy.FAST) -> Stored:
-    """The record and the section bytes of one part, its codes compressed at a zstd `level`."""
+    """The record and the section bytes of one part, its codes compressed at a `level` of
+    `entropy.compress`."""
     match content:
         case lowrank.Factors():
             numbers = content.left.T, content.right.T, content.scales
-            (left, right, scales), data = _store_all(numbers, level)
+            (left, right, scales), data = _store_all(numbers, min(level, entropy.BLOCKS))
             return index.Factors(len(content.scales), left, right, scales), data
         case rotated.Largest():
             codes, code_bytes = store_bits(content.codes, content.run_log2 + 1)
@@ -135,20 +136,21 @@ def store_stream(numbers: Tensor, level: int = entropy.FAST) -> tuple[Stream, by
     if largest > 127:
         return store_integers(numbers)
     symbols = _host((numbers.to(torch.int8) + largest).view(torch.uint8))  # wraps into place
-    streams = _symbol_streams(symbols, largest, level)
-    return min(streams, key=lambda stored: len(stored[1]))
+    alphabets = list(_alphabets(symbols, largest))
+    if len(alphabets) > 1:
+        alphabets.sort(key=lambda one: len(entropy.compress(one[1])))
+    alphabet, packed = alphabets[0]
+    return _stream(SYMBOLS, packed, alphabet, level)
 
 
-def _symbol_streams(
-    symbols: entropy.Bytes, largest: int, level: int
-) -> Iterator[tuple[Stream, bytes]]:
-    """The symbols in their own alphabet and, where zstd's tables weigh, in wider ones: fewer
+def _alphabets(symbols: entropy.Bytes, largest: int) -> Iterator[tuple[int, entropy.Bytes]]:
+    """The symbols packed in their own alphabet and, where zstd's tables weigh, in wider ones: fewer
     symbols per byte make a longer stream but a shorter table."""
     own = max(2 * largest + 1, 3)
     wider = WIDER_ALPHABETS if symbols.size < TABLES_WEIGH else ()
     for alphabet in (own, *(size for size in wider if size > own)):
         centred = symbols + np.uint8((alphabet - 1) // 2 - largest)
-        yield _stream(SYMBOLS, entropy.pack_symbols(centred, alphabet), alphabet, level)
+        yield alphabet, entropy.pack_symbols(centred, alphabet)
 
 
 def store_symbols(

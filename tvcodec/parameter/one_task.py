@@ -103,8 +103,8 @@ def _encode_small(number: int, tau: Tensor, recipe: Recipe) -> Coded | None:
     if int(stage.codes.abs().max()) > SYMBOL_MAX or not stage.scale:
         return None
     values = stage.values().view_as(tau)
-    lost, error, gain = _fidelity(tau, values)
     norm = own * math.sqrt(tau.numel())
+    lost, error, gain = _fidelity(tau, values, norm**2)
     member = SmallMember(number, single(norm), single(error), single(gain), stage.scale)
     return Coded(lost, tau, member=member, codes=stage.codes)
 
@@ -115,23 +115,26 @@ def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms:
     kept = matrix if rows is None else matrix[rows]
     base_norm = float(torch.linalg.vector_norm(norms if rows is None else norms[rows]))
     choice = auto.choose(kept, base_norm, recipe.target(rms), number)
+    energy = dense.squared_norm(tau)
     if choice.values is None:
-        return Coded(dense.squared_norm(tau), tau)
+        return Coded(energy, tau)
     values = choice.values
     if rows is not None:
         values = torch.zeros_like(matrix).index_copy_(0, rows, values)
     values = values.view(tau.shape)
     parts: tuple[Part, ...] = tuple(part for part, _ in choice.stored)
     section = mask_bytes + b"".join(data for _, data in choice.stored)
-    lost, error, gain = _fidelity(tau, values)
-    norm = _rms(tau) * math.sqrt(tau.numel())
-    entry = Entry(number, single(norm), single(error), single(gain), mask, parts, len(section), 0)
+    lost, error, gain = _fidelity(tau, values, energy)
+    fidelity = single(math.sqrt(energy)), single(error), single(gain)
+    entry = Entry(number, *fidelity, mask, parts, len(section), 0)
     return Coded(lost, tau, entry, section)
 
 
 def changed_rows(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
     """The rows that changed, where enough did not for a bit each to pay."""
-    changed = matrix.any(1)
+    changed = torch.linalg.vector_norm(matrix, dim=1) > 0
+    if not changed.all():  # squares may be too small for float32
+        changed[~changed] = matrix[~changed].any(1)
     rows = int(changed.sum())
     if (len(changed) - rows) * matrix.shape[1] < 64 * len(changed) or rows == len(changed):
         return None, b"", None
@@ -147,9 +150,9 @@ def _row_norms(weights: Tensor) -> Tensor:
     return norms
 
 
-def _fidelity(tau: Tensor, values: Tensor) -> tuple[float, float, float]:
-    """Squared error, error relative to the norm of tau, and gain along tau; uses up `values`."""
-    energy = dense.squared_norm(tau)
+def _fidelity(tau: Tensor, values: Tensor, energy: float) -> tuple[float, float, float]:
+    """Squared error, error relative to the norm of tau, whose square is `energy`, and gain along
+    tau; uses up `values`."""
     gain = dense.inner_product(values, tau) / energy
     lost = dense.squared_norm(values.sub_(tau))
     return lost, math.sqrt(lost / energy), gain

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from tvcodec.parameter.auto import Target
+from tvcodec.parameter.judging import Target
 
 LEAST_STEP = 2.0**-20
 

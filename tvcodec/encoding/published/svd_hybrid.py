@@ -24,6 +24,7 @@ from tvcodec.maths import dense
 from tvcodec.maths.dense import as_half, inner_product, squared_norm
 from tvcodec.maths.quantize import Grouped, min_max
 from tvcodec.parameter import auto, summands
+from tvcodec.parameter.judging import Target
 
 STRATEGIES = ("union", "intersection", "majority")
 BASES = ("fp16", "coded")
@@ -166,7 +167,7 @@ class SvdHybrid(Published):
             values = vector if mask is None else vector[mask]
             return family.share(vector, Sum((dense.Values(as_half(values, self.fp16)),), mask))
         rms = math.sqrt(sum(rms**2 for rms in family.rms) / len(family.rms))
-        target = auto.Target(self.step * rms / weight)
+        target = Target(self.step * rms / weight)
         choice = auto.choose(vector, 0.0, target, family.number)
         return family.share(vector, Sum(choice.contents)) if choice.contents else None
 
