@@ -61,6 +61,8 @@ class Judge:
             self.slope *= target.rms * math.sqrt(count / self.energy)
             # and a task vector that is large beside the weights bears less of the same error
             self.slope *= (1 + min(ratio, 1.0)) ** 1.5
+        # how much more an error costs than one of plain squared error at this step
+        self.emphasis = self.slope * self.step**2 * math.log(2) / 6
         self.noise_weight = 1.0
         self.noise_cap = math.inf
         if target.metric == "function" and ratio:

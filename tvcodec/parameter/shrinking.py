@@ -13,7 +13,8 @@ from tvcodec.parameter import codec
 from tvcodec.parameter.judging import Best, Candidate
 
 RECORD = 24  # bytes that one more part takes in an index
-PRUNING = (3.5, 60.0)  # worth its bits; and what stands out of noise
+PRUNING = (4.0, 60.0)  # worth its bits; and what stands out of noise
+LEAST_PRUNING = 1.5  # under which codes of a component are mostly zero
 CANCELS = 1 / 1000  # share of the energy left, below which a difference of sums does not tell it
 EVERY = 13  # rows, of which one is looked at before all are coded
 SAMPLE = 1 << 15  # values that such a look has to have
@@ -30,10 +31,11 @@ def consider(matrix: Tensor, found: Best) -> None:
     step, energy = found.judge.step, found.judge.energy
     fronts: list[_Front] = []
     if min(matrix.shape) > 1:
-        floor = lowrank.component_floor((len(matrix), matrix.shape[1]), step, min(PRUNING))
+        prunings = [max(one / found.judge.emphasis, LEAST_PRUNING) for one in PRUNING]
+        floor = lowrank.component_floor((len(matrix), matrix.shape[1]), step, min(prunings))
         known = lowrank.spectrum(matrix, floor)
-        short = lowrank.ShortSide.of(matrix, known, step, min(PRUNING), quantize.DEAD_ZONE)
-        for pruning in PRUNING:
+        short = lowrank.ShortSide.of(matrix, known, step, min(prunings), quantize.DEAD_ZONE)
+        for pruning in prunings:
             fitted = short.factors(pruning)
             if fitted is None or (fronts and len(fitted[0].scales) == _rank(fronts[-1][0])):
                 continue
