@@ -61,7 +61,8 @@ IMPORTS = {
     "quantize": "dense",
     "dense": "",
     "product": "",
-    "lowrank": "product quantize",
+    "lowrank": "product quantize spectrum",
+    "spectrum": "product",
     "rotated": "dense quantize scratch",
     "scratch": "",
     "sketch": "product rotated",
@@ -75,9 +76,9 @@ IMPORTS = {
     "codec": "basis dense entropy errors index lowrank quantize rotated summands",
     "parts": "basis dense index rotated scratch summands",
     "judging": "summands",
-    "shrinking": "codec dense judging lowrank quantize",
-    "unbiased": "codec dense judging lowrank quantize rotated shrinking summands",
-    "auto": "codec dense entropy index judging lowrank product quantize shrinking summands"
+    "shrinking": "codec dense judging lowrank quantize spectrum",
+    "unbiased": "codec dense judging lowrank quantize rotated shrinking spectrum summands",
+    "auto": "codec dense entropy index judging lowrank product quantize shrinking spectrum summands"
     " unbiased",
     "recipes": "judging",
     "rate": "errors",
@@ -115,7 +116,7 @@ IMPORTS = {
     "decoder": "archive base_model checkpoint device errors fine_tune html live_module merging"
     " model restoring stored_task task_vector",
     "lora": "base_model checkpoint decoder dense durable errors lowrank modules parts product"
-    " stored_task",
+    " spectrum stored_task",
     "remeasure": "checkpoint decoder dense index model survey",
     "adding": "archive assembly base_model checkpoint container decoder durable editing encoder"
     " errors location locking published rate recipes similarity sketch summary survey",
@@ -140,6 +141,7 @@ BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "arch
     *("location", "remote", "copying", "carrier", "curve", "stored_files"),
 }
 MATHS = {
+    "spectrum",
     "quantize",
     "dense",
     "product",

@@ -15,6 +15,7 @@ import tvcodec
 from tvcodec.file import entropy
 from tvcodec.file.index import Extent
 from tvcodec.maths import lowrank, quantize, rotated
+from tvcodec.maths.spectrum import Spectrum, spectrum
 from tvcodec.parameter import codec, shrinking, summands, unbiased
 from tvcodec.parameter.auto import NOTHING, Choice, choose
 from tvcodec.parameter.judging import NOISE_CAP, Target
@@ -84,7 +85,7 @@ def test_strong_low_rank_is_factors(metric: str) -> None:
 def test_low_rank_in_noise_is_factors_and_what_remains() -> None:
     matrix = 5 * low_rank() + NOISE
     dense = choose(matrix, 1.0, Target(1.0, "mse"), 5)
-    factors = lowrank.quantised_factors(matrix, lowrank.spectrum(matrix, 0.0), 1.0, 60.0, 0.42)
+    factors = lowrank.quantised_factors(matrix, spectrum(matrix, 0.0), 1.0, 60.0, 0.42)
     assert factors is not None
     assert len(factors.scales) == 3
     rest = quantize.stage(factors.add_to(matrix.clone(), -1.0), 1.0, 0.42)
@@ -108,7 +109,7 @@ def test_each_family_beats_the_other_where_it_should() -> None:
     assert by_factors.bits < 0.2 * 8 * len(as_stage[1])
     frame = rotated.rotate(NOISE.reshape(-1), 5, 10)
     rotated_bits = 8 * len(codec.store(rotated.keep_largest(frame, 6))[1])
-    as_factors = lowrank.quantised_factors(NOISE, lowrank.spectrum(NOISE, 0.0), RMS, 0.01, 0.42)
+    as_factors = lowrank.quantised_factors(NOISE, spectrum(NOISE, 0.0), RMS, 0.01, 0.42)
     assert as_factors is not None
     factor_bits = sum(8 * len(codec.store(group)[1]) for group in as_factors.split())
     choice = choose(NOISE, 50 * float(NOISE.norm()), Target(2 * RMS, "function"), 5)
@@ -167,7 +168,7 @@ def slow_cost(matrix: Tensor, step: float) -> tuple[float, int]:
     slope, ends = 6 / math.log(2) / step**2, []
     left, sigma, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     short = right.T if len(left) >= len(right.T) else left
-    known = lowrank.Spectrum(sigma.float(), short.float())
+    known = Spectrum(sigma.float(), short.float())
     fronts: list[tuple[lowrank.Factors, ...]] = [()]
     for pruning in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 60.0):
         found = lowrank.quantised_factors(matrix, known, step, pruning, quantize.DEAD_ZONE)

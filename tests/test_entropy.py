@@ -118,6 +118,15 @@ def test_frames_hold_no_more_than_a_window(monkeypatch: pytest.MonkeyPatch) -> N
     assert sizes == [1000, 1000, 500]
 
 
+def test_damaged_frames_of_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entropy, "FRAME", 1000)
+    stored = entropy.compress(np.zeros(2500, np.uint8))
+    first = entropy.compress(np.zeros(1000, np.uint8))
+    for data in (stored[:-1], stored[:-4], first, first + stored[: len(first) - 1], stored + b"x"):
+        with pytest.raises(FormatError):
+            entropy.decompress(data, 2500)
+
+
 def test_what_does_not_shrink_is_stored_as_it_is() -> None:
     noise = os.urandom(1000)
     assert entropy.compress(np.frombuffer(noise, np.uint8)) == noise

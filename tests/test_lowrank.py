@@ -13,8 +13,8 @@ from tvcodec.maths.lowrank import (
     Factors,
     component_floor,
     quantised_factors,
-    spectrum,
 )
+from tvcodec.maths.spectrum import spectrum
 from tvcodec.parameter import codec
 
 SHAPES = [(60, 40), (40, 60), (50, 50), (300, 8)]

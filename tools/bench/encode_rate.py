@@ -26,7 +26,7 @@ import models
 import torch
 
 import tvcodec
-from tvcodec.maths import lowrank
+from tvcodec.maths.spectrum import spectrum
 
 QUALITIES = ("small", "balanced", "high")
 VALUES, TASKS, PARAMETERS = 70e9, 100, 723  # of Llama 3 70B
@@ -80,7 +80,7 @@ def _peak() -> int:
 def _spectral(side: int = 1024) -> float:
     """Seconds per value of a spectrum, which grow with the shorter side, by that."""
     matrix, start = torch.randn(4 * side, side), time.process_time()
-    lowrank.spectrum(matrix, 0.0)
+    spectrum(matrix, 0.0)
     return (time.process_time() - start) / matrix.numel() / side
 
 

@@ -21,6 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
+import tvcodec
 from faults.outcome import VECTORS, Tally, everything
 from tvcodec.errors import TvqError
 from tvcodec.file.archive import Archive
@@ -52,6 +55,7 @@ SHOWN = 45  # characters of a check that name it
 
 # Checks that no small file can prove, each with what stands behind it.
 _TOO_LONG = "needs a file of more than 64 MiB"
+_LONG_STREAM = "needs a stream of more than one frame, 8 MiB (tests/test_entropy.py has it)"
 _BACKED = "another check refuses it too, later or less clearly: "
 GUARDS = {
     "file.container:Container._open if: if length > INDEX_MAX:": _TOO_LONG,
@@ -70,6 +74,8 @@ GUARDS = {
     "file.index.streams:read_stream condition 1: if type(value) is not list or len(value) not ": (
         _BACKED + "so many values are not unpacked, a ValueError"
     ),
+    "file.entropy:_only_frame if: if len(packed) != length:": _BACKED + "libzstd",
+    "file.entropy:_frame condition 0: if not decoder.eof or filled != len(out):": _LONG_STREAM,
     "file.entropy:_frame condition 1: if not decoder.eof or filled != len(out):": _BACKED
     + "libzstd",
     "file.entropy:_frame if: if filled + len(piece) > len(out):": _BACKED + "libzstd",
@@ -304,6 +310,7 @@ def cases() -> dict[str, Case]:
         partial(Archive, damaged, expected_root=root), _read_one_section
     )
     found["copied"] = Case(partial(Archive, damaged), _copied)
+    found["loaded on another base model"] = Case(partial(Archive, whole), _loaded_elsewhere)
     return found
 
 
@@ -315,6 +322,12 @@ def _read_one_section(archive: Archive) -> None:
 def _copied(archive: Archive) -> None:
     for task in archive.groups:
         b"".join(archive.raw_group(task))
+
+
+def _loaded_elsewhere(archive: Archive) -> None:
+    base = {name: tensor + 1 for name, tensor in load_file(VECTORS / "base.safetensors").items()}
+    with tvcodec.open(archive.path) as bank:
+        bank.decode(archive.tasks[0], base).load()
 
 
 class _Cut:

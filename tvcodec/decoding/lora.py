@@ -29,8 +29,9 @@ from tvcodec.decoding.stored_task import StoredTask
 from tvcodec.errors import CheckpointError, TvqError
 from tvcodec.file.durable import durable_directory
 from tvcodec.maths.dense import squared_norm
-from tvcodec.maths.lowrank import Factors, spectrum
+from tvcodec.maths.lowrank import Factors
 from tvcodec.maths.product import Product
+from tvcodec.maths.spectrum import spectrum
 from tvcodec.parameter.parts import Parts
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")

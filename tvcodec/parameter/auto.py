@@ -18,6 +18,7 @@ from tvcodec.file.index import Extent
 from tvcodec.maths import dense, lowrank, quantize
 from tvcodec.maths.dense import squared_norm
 from tvcodec.maths.product import Product
+from tvcodec.maths.spectrum import spectrum
 from tvcodec.parameter import codec, shrinking, summands, unbiased
 from tvcodec.parameter.judging import Best, Candidate, Judge, Target
 
@@ -73,7 +74,7 @@ def choose_factors(product: Product, base_norm: float, target: Target) -> Choice
     least = judge.slope * energy
     steps = {judge.step, target.factor_step or judge.step}
     floor = lowrank.component_floor(product.shape, min(steps), min(shrinking.PRUNING))
-    known = lowrank.spectrum(product, floor)
+    known = spectrum(product, floor)
     for step, pruning in itertools.product(sorted(steps), shrinking.PRUNING):
         factors = lowrank.quantised_factors(product, known, step, pruning, quantize.DEAD_ZONE)
         if factors is None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tvcodec.maths import lowrank, quantize
 from tvcodec.maths.dense import squared_norm
+from tvcodec.maths.spectrum import spectrum
 from tvcodec.parameter import codec
 from tvcodec.parameter.judging import Best, Candidate
 
@@ -33,7 +34,7 @@ def consider(matrix: Tensor, found: Best) -> None:
     if min(matrix.shape) > 1:
         prunings = [max(one / found.judge.emphasis, LEAST_PRUNING) for one in PRUNING]
         floor = lowrank.component_floor((len(matrix), matrix.shape[1]), step, min(prunings))
-        known = lowrank.spectrum(matrix, floor)
+        known = spectrum(matrix, floor)
         short = lowrank.ShortSide.of(matrix, known, step, min(prunings), quantize.DEAD_ZONE)
         for pruning in prunings:
             fitted = short.factors(pruning)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tvcodec.maths import lowrank, quantize, rotated
 from tvcodec.maths.dense import squared_norm
+from tvcodec.maths.spectrum import NO_SPECTRUM, spectrum
 from tvcodec.parameter import codec, summands
 from tvcodec.parameter.judging import Best, Candidate, Judge, Target
 from tvcodec.parameter.shrinking import cheapest_split, may_pay
@@ -26,10 +27,10 @@ def consider(matrix: Tensor, found: Best, target: Target, seed: int) -> bool:
     judge, shape = found.judge, (len(matrix), matrix.shape[1])
     front: tuple[summands.Content, ...] = ()
     coarse = target.factor_step or COARSE * judge.step
-    known, left, bits = lowrank.NO_SPECTRUM, matrix, 0
+    known, left, bits = NO_SPECTRUM, matrix, 0
     floor = lowrank.component_floor(shape, coarse, FRONT_PRUNING)
     if min(shape) > 1:
-        known = lowrank.spectrum(matrix, floor)
+        known = spectrum(matrix, floor)
     if target.factor_step and len(known.sigma):
         factors = lowrank.quantised_factors(
             matrix, known, target.factor_step, FRONT_PRUNING, quantize.DEAD_ZONE
