@@ -133,8 +133,8 @@ IMPORTS = {
     "__init__": "errors",
     "__main__": "cli",
     "cli": "__init__ adding archive carrier checkpoint cluster container content copying curve"
-    " decoder durable editing encoder errors evaluating index location lora merge published rate"
-    " recipes remeasure report salvaging several tune wording",
+    " decoder durable editing encoder errors evaluating index location lora merge model published"
+    " rate recipes remeasure report salvaging several tune wording",
 }
 BYTES = {"source", "memory", "leftovers", "durable", "container", "index", "archive"} | {
     *("exchange", "similarity", "assembly", "locking", "editing", "salvaging"),

@@ -92,6 +92,27 @@ def test_what_is_there_is_replaced_only_with_force_and_where_nothing_else_is_los
     assert "--force would delete notes.txt" in refused(1, "--all", "--force")[0]
 
 
+def test_a_file_is_not_replaced_by_a_directory(here):
+    Path("base").mkdir()
+    save_file(BASE, "base/model.safetensors")
+    Path("out").mkdir()
+    Path("out/ant").write_text("mine")
+    assert "--force would delete ant" in refused(1, "ant", "bee", "--force", base="base")[0]
+    assert Path("out/ant").read_text() == "mine"
+
+
+@pytest.mark.parametrize("task", ["ant.safetensors", "ant.gguf"])
+def test_a_task_that_no_directory_can_be_called_by_is_refused(here, task):
+    Path("base").mkdir()
+    save_file(BASE, "base/model.safetensors")
+    tvcodec.encode(BASE, {"ant": TUNES["ant"], task: TUNES["bee"]}, "two.tvq", recipe=tvcodec.EXACT)
+    words = ["decode", "two.tvq", "--all", "--base-model", "base", "-o", "out"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert f"task {task!r}: " in result.stderr
+    assert not Path("out").exists()
+
+
 def test_mistakes_are_told_before_anything_is_read(here):
     assert refused(2)[-1] == "Error: Missing argument 'TASK...' (or --all)."
     assert refused(2, "ant", "--all")[-1] == "Error: TASK and --all exclude each other: give one"

@@ -44,3 +44,13 @@ def test_factors_are_added_to_a_base_model_with_one_rounding(offset: int) -> Non
     torch.testing.assert_close(base, wanted, rtol=0, atol=ulp)
     many = Parts((factors,) * 30, parts.extent)
     assert not many.few
+
+
+def test_reading_in_inference_mode_leaves_no_trace(tmp_path: Path) -> None:
+    base = {"w": normal(0, 256, 256)}
+    tune = {"w": base["w"] + 0.01 * normal(1, 256, 256)}
+    tvcodec.encode(base, {"ant": tune}, tmp_path / "bank.tvq")
+    with tvcodec.open(tmp_path / "bank.tvq") as bank:
+        with torch.inference_mode():
+            inside = bank.task_vector("ant")["w"].clone()
+        assert torch.equal(bank.task_vector("ant")["w"], inside)

@@ -180,3 +180,27 @@ def test_of_long_sides_the_strongest_triplets_are_found_without_the_rest() -> No
     torch.testing.assert_close(found.sigma, sigma[:kept], rtol=2e-3, atol=0)
     captured = float((matrix @ found.vectors).square().sum())
     assert captured > 0.999 * float(sigma[:kept].square().sum())
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((768, 768), 32), ((384, 384), 16), ((1536, 1536), 64), ((600, 400), 30)]
+)
+@pytest.mark.parametrize("rest", [0.0, 1e-9])
+def test_all_components_stand_out_of_nothing(
+    shape: tuple[int, int], rank: int, rest: float
+) -> None:
+    left, right = (normal(seed, side, rank) for seed, side in enumerate(shape))
+    matrix = left @ right.T + normal(9, *shape, scale=rest)
+    exact = torch.linalg.svdvals(matrix.double())[:rank].float()
+    found = spectrum(matrix, 0.5 * float(exact[-1]))
+    assert torch.allclose(found.sigma, exact, rtol=1e-3)
+
+
+@pytest.mark.parametrize("columns", [1, 8, 33, 100])
+def test_matrices_of_few_columns_are_decomposed(columns: int) -> None:
+    matrix = torch.zeros(512, 512)
+    matrix[:, ::5][:, :columns] = normal(1, 512, columns)
+    exact = torch.linalg.svdvals(matrix.double())[:columns].float()
+    for floor in (0.0, 0.9 * float(exact[-1])):
+        found = spectrum(matrix, floor)
+        assert torch.allclose(found.sigma[:columns], exact, rtol=1e-3)

@@ -1,6 +1,7 @@
 """Counts of threads: one inside, whatever there was before afterwards, and any for `jobs`."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -176,11 +177,17 @@ def test_each_name_is_run_once_and_small_ones_together() -> None:
 
 def test_what_one_raises_is_raised_and_the_rest_is_left() -> None:
     ran: list[str] = []
+    failed = threading.Event()
 
     def run(name: str) -> None:
         ran.append(name)
-        raise KeyError(name)
+        if name == "bad":
+            failed.set()
+            raise KeyError(name)
+        failed.wait()
+        time.sleep(0.01)
 
-    with pytest.raises(KeyError):
-        threads.for_each(run, [(f"{n}", 1 << 20) for n in range(500)])
-    assert len(ran) < 500
+    sizes = [("slow", 3 << 20), ("bad", 2 << 20), *((f"{n}", 1 << 20) for n in range(500))]
+    with pytest.raises(KeyError, match="bad"):
+        threads.for_each(run, sizes)
+    assert len(ran) < 250

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import torch
@@ -96,11 +96,12 @@ def for_each(run: Callable[[str], object], sizes: Sequence[tuple[str, int]]) -> 
     with one_thread(), pool() as threads:
         futures = [threads.submit(_run_all, run, names) for names in _batches(sizes)]
         try:
-            for future in futures:
-                future.result()
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             for future in futures:
                 future.cancel()
+        for future in done:
+            future.result()
 
 
 def _run_all(run: Callable[[str], object], names: Sequence[str]) -> None:

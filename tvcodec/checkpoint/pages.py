@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from math import prod
 
 import torch
@@ -62,5 +63,6 @@ def _pages(length: int) -> mmap.mmap:
     except OSError as error:
         raise MemoryError(str(error)) from None
     if hasattr(mmap, "MADV_HUGEPAGE") and length >= _HUGE_PAGE:
-        pages.madvise(mmap.MADV_HUGEPAGE)  # saves half of the time that filling them takes
+        with suppress(OSError):  # of kernels that have none
+            pages.madvise(mmap.MADV_HUGEPAGE)  # saves half of the time that filling them takes
     return pages

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.progress import progress
+from tvcodec.errors import TvqError
 
 if TYPE_CHECKING:
     from tvcodec.decoding.decoder import Bank
@@ -118,4 +120,13 @@ def _name(bank: Bank, task: str, model: Model) -> str:
     """What a task is called beside others: a directory where it comes with files of its own or of
     the base model."""
     beside = bank.archive.index(task).files is not None and "tvcodec.task" in model.metadata
-    return task if beside or model.directory is not None else f"{task}.safetensors"
+    if not beside and model.directory is None:
+        return f"{task}.safetensors"
+    from tvcodec.decoding.model import OTHER_FORMATS
+
+    if Path(task).suffix in {".safetensors", *OTHER_FORMATS}:
+        raise TvqError(
+            f"{bank.archive.path}: task {task!a}: no directory can have that name",
+            hint="decode it by itself, with an -o of another one",
+        )
+    return task

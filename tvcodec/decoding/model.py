@@ -133,7 +133,9 @@ class Model(Mapping[str, Tensor]):
         for name, _ in sizes:
             with self._granted(name):
                 pass
-        tensors = blank(self._shapes)
+        where = ", ".join(map(os.fspath, sorted(self.inputs))) or "the model"
+        with granted(sum(size for _, size in sizes), where):
+            tensors = blank(self._shapes)
 
         def compute(name: str) -> None:
             with self._granted(name):

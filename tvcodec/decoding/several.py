@@ -29,7 +29,8 @@ def save_each(
 
     def others(directory: Path) -> Iterator[Path]:
         for entry in directory.iterdir():
-            if entry.name not in models or entry.is_symlink():
+            file = entry.name.endswith(".safetensors")
+            if entry.name not in models or entry.is_symlink() or entry.is_dir() == file:
                 yield entry
             elif entry.is_dir():
                 yield from foreign(entry)

@@ -12,6 +12,7 @@ from tvcodec.maths.product import Product
 LONG_SIDE = 256  # from which the strongest eigenvectors are quicker found than all
 DEGREE = 3  # of the polynomial that tells them from the others
 ROOM, LEAST_ROOM = 1.4, 1.15  # directions to look in, of those wanted
+LEAST_BELOW = 1e-7  # of the largest eigenvalue: less is rounding noise, and too much to divide by
 LEAST_TURN = 1 / 100  # of each column, that the ones before it do not span
 
 
@@ -38,7 +39,7 @@ def spectrum(matrix: Tensor | Product, floor: float) -> Spectrum:
         vectors = right if len(left) >= len(right) else left
     else:
         gram = _gram(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T)
-        energies, vectors = _strongest(gram, floor**2) or torch.linalg.eigh(gram)
+        energies, vectors = _strongest(gram, floor**2) or _eigh(gram)
         sigma, vectors = energies.clamp_min(0).sqrt().flip(0), vectors.flip(1)
     strong = sigma > floor
     return Spectrum(sigma[strong], vectors[:, strong].contiguous())
@@ -70,7 +71,7 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
     chance = torch.Generator(device=gram.device).manual_seed(side)
     basis = _orthonormal(gram @ torch.randn(side, side // 16, generator=chance, device=gram.device))
     image = gram @ basis
-    energies, turn = torch.linalg.eigh(basis.T @ image)
+    energies, turn = _eigh(basis.T @ image)
     if int((energies > floor).sum()) * ROOM > len(energies):
         # what is left, spread evenly, would fill so many; of a spectrum that decays, half of them
         left = float(gram.diagonal().sum() - energies.sum()) / floor
@@ -80,9 +81,12 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
         more = torch.randn(side, width - len(energies), generator=chance, device=gram.device)
         basis = _orthonormal(torch.cat([basis, gram @ more], 1))
         image = gram @ basis
-        energies, turn = torch.linalg.eigh(basis.T @ image)
-    basis = _complete(_amplified(gram, basis @ turn, image @ turn, float(energies[0])))
-    energies, turn = torch.linalg.eigh(basis.T @ (gram @ basis))
+        energies, turn = _eigh(basis.T @ image)
+    if energies[-1] <= 0:
+        return None
+    below = max(float(energies[0]), LEAST_BELOW * float(energies[-1]))
+    basis = _complete(_amplified(gram, basis @ turn, image @ turn, below))
+    energies, turn = _eigh(basis.T @ (gram @ basis))
     too_few = int((energies > floor).sum()) * LEAST_ROOM > len(energies)
     return None if too_few else (energies, basis @ turn)
 
@@ -115,5 +119,16 @@ def _complete(columns: Tensor) -> Tensor:
 
 
 def _of_length_one(columns: Tensor) -> Tensor:
+    columns = columns / columns.abs().amax(0).clamp_min(1e-30)  # squares of which fit float32
     lengths: Tensor = torch.linalg.vector_norm(columns, dim=0)
     return columns / lengths.clamp_min(1e-30)
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues in rising order and eigenvectors: in float64 where float32 does not get there, as
+    it may not where many columns are zero."""
+    try:
+        energies, vectors = torch.linalg.eigh(matrix)
+    except RuntimeError:  # LinAlgError is one
+        energies, vectors = torch.linalg.eigh(matrix.double())
+    return energies.to(matrix.dtype), vectors.to(matrix.dtype)

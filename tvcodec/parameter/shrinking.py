@@ -14,8 +14,8 @@ from tvcodec.parameter import codec
 from tvcodec.parameter.judging import Best, Candidate
 
 RECORD = 24  # bytes that one more part takes in an index
-PRUNING = (4.0, 60.0)  # worth its bits; and what stands out of noise
-LEAST_PRUNING = 1.5  # under which codes of a component are mostly zero
+PRUNING = (1.5, 4.0, 60.0)  # from any gain to what stands out of noise
+LEAST_PRUNING = 1.5  # below it, codes of a component are mostly zero
 CANCELS = 1 / 1000  # share of the energy left, below which a difference of sums does not tell it
 EVERY = 13  # rows, of which one is looked at before all are coded
 SAMPLE = 1 << 15  # values that such a look has to have
