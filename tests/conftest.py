@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ import tvcodec
 from tvcodec.encoding.published import Published
 from tvcodec.file import index
 from tvcodec.file.index import Stream
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell runs behind itself
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or tests could interrupt nothing
 
 settings.register_profile(
     "tvcodec",
