@@ -5,9 +5,13 @@ import json
 import difference
 import models
 import peers
+import processes
 import pytest
+import roofline
 import torch
 from safetensors.torch import load_file
+
+import tvcodec
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +55,37 @@ def test_our_side_merges_what_the_fine_tunes_themselves_give(made, tmp_path):
         for name, tensor in base.items()
     }
     for side in peers.ours("weighted", ["exact"], made, tmp_path):
-        seconds, memory, processors = peers.launched(side.command)
-        assert min(seconds, processors) > 0
-        assert memory > 20e6
+        used = processes.launched(side.command)
+        assert min(used.seconds, used.processors) > 0
+        assert used.memory > 20e6
+        assert used.read >= processes.size(made / "base/model.safetensors")
+        assert used.written >= processes.size(side.output)
         assert difference.difference(loaded(side.output), wanted, base) < 1e-4
         assert peers.difference(side.output, made / "tasks/task0", made / "base") > 0.1
     assert side.name == "tvcodec, exact"
 
 
 def test_the_table_has_the_ratios_of_medians():
-    mine = peers.Runs("tsvm", "mine", [1.0, 2.0, 9.0], [1.0] * 3, [100, 100, 100], difference=0.5)
-    theirs = peers.Runs("tsvm", "theirs", [20.0], [20.0], [450])
+    runs = [processes.Used(seconds, 45e6, 1, 9e6, 0) for seconds in (1.0, 2.0, 9.0)]
+    idle = processes.Used(1, 20e6, 1, 2e6, 0)
+    mine = peers.Merged("mine", runs, idle, method="tsvm", difference=0.5)
+    theirs = peers.Merged("theirs", [processes.Used(20, 450e6, 20, 0, 0)], idle, method="tsvm")
     line = next(line for line in peers.table([mine, theirs]).splitlines() if "mine" in line)
-    for cell in ("10.0x", "4.5x", "2.00 (1.00-9.00)"):
+    for cell in (" 0.10 ", " 45 ", " 7 ", "2.00 (1.00-9.00)"):
         assert cell in line
+
+
+def test_a_bound_counts_each_multiply_add_of_factors(tmp_path):
+    base = {"thin": torch.randn(256, 128), "bias": torch.randn(64), "same": torch.randn(8, 8)}
+    tune = {
+        "thin": base["thin"] + torch.randn(256, 3) @ torch.randn(3, 128),
+        "bias": base["bias"] + 1,
+        "same": base["same"],
+    }
+    bank = tmp_path / "a.tvq"
+    tvcodec.encode(base, {"a": tune}, bank, recipe=tvcodec.Recipe(metric="mse", step=0.5))
+    assert roofline.of_factors(bank, "a") == 3 * 256 * 128
+    assert roofline.Roofline(10.0, 100.0).seconds(20, 300) == 5
 
 
 def test_the_toy_is_a_model_that_says_what_it_is(made):

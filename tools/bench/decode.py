@@ -13,11 +13,10 @@ decode      opens the archive, decodes the task's tensors; "again" does so with 
 swap        load_into a live module; "back" puts the base model's tensors into it again
 copy        one pass over the memory of the module: all its tensors from another copy
 
-The bound is what the machine could do at best: bytes that must move (base model in, fine-tune out,
-the task's bytes) at the rate of `copy`, plus multiply-adds of the factors at the rate of a large
-matrix product. Cold: bytes that are read when only the base model is in the page cache, and the
-bandwidth under which decoding beats reading or downloading the fine-tune. With --cold, files are
-dropped from the page cache or throttled instead: see cold.py.
+The bound is what the machine could do at best (roofline.py): base model in, fine-tune out, the
+task's bytes, and multiply-adds of the factors. Cold: bytes that are read when only the base model
+is in the page cache, and the bandwidth under which decoding beats reading or downloading the
+fine-tune. With --cold, files are dropped from the page cache or throttled instead: see cold.py.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from pathlib import Path
 
 import cold
 import torch
+from roofline import Roofline, of_factors
 from safetensors.torch import load_file
 from tabulate import tabulate
 from torch import Tensor
 
 import tvcodec
-from tvcodec.file.index import Entry, Factors
 
 
 @dataclass
@@ -50,19 +49,10 @@ class Row:
     full_bytes: int
     multiply_adds: int
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    copied_per_second: float = 0.0
-    multiplied_per_second: float = 0.0
+    bound: float = 0.0
 
     def median(self, what: str) -> float:
         return statistics.median(self.seconds[what])
-
-    @property
-    def bound(self) -> float:
-        """Seconds that decoding takes at least."""
-        moved = 2 * self.full_bytes + self.task_bytes
-        return (
-            moved / (2 * self.copied_per_second) + self.multiply_adds / self.multiplied_per_second
-        )
 
     @property
     def break_even(self) -> float:
@@ -105,9 +95,12 @@ def main() -> None:
             options.json.write_text(json.dumps(times, indent=1) + "\n")
         return
     rows = [measured(bank, options.models, options.repeat) for bank in options.banks]
-    print(table(rows))
+    machine = Roofline.measured()
+    for row in rows:
+        row.bound = machine.seconds(2 * row.full_bytes + row.task_bytes, row.multiply_adds)
+    print(f"{table(rows)}\nBounds are at {machine}.")
     if options.json:
-        told = [{**asdict(row), "bound": row.bound, "break_even": row.break_even} for row in rows]
+        told = [{**asdict(row), "break_even": row.break_even} for row in rows]
         options.json.write_text(json.dumps(told, indent=1) + "\n")
 
 
@@ -119,7 +112,7 @@ def measured(bank: Path, models: Path, repeat: int) -> Row:
         task = opened.tasks[0]
         row = Row(bank.name, task, 0, file.stat().st_size, 0)
         row.task_bytes = opened.archive.group(task).length
-        row.multiply_adds = _multiply_adds(opened, task)
+        row.multiply_adds = of_factors(bank, task)
         original = load_file(base / "model.safetensors")
         module, other = Live(original), {name: one.clone() for name, one in original.items()}
         live = dict(module.state_dict())
@@ -138,30 +131,12 @@ def measured(bank: Path, models: Path, repeat: int) -> Row:
         for times in row.seconds.values():
             del times[0]
         assert all(torch.equal(live[name], tensor) for name, tensor in original.items())
-    row.copied_per_second = row.full_bytes / row.median("copy")
-    row.multiplied_per_second = _multiplied_per_second()
     return row
 
 
 def _decoded(bank: Path, task: str, base: Path) -> dict[str, Tensor]:
     with tvcodec.open(bank) as opened:
         return opened.decode(task, base).load()
-
-
-def _multiply_adds(bank: tvcodec.Bank, task: str) -> int:
-    total, parameters = 0, bank.archive.root.base_model
-    for section, _ in bank.archive.sections(task):
-        if isinstance(section, Entry):
-            ranks = sum(part.rank for part in section.parts if isinstance(part, Factors))
-            total += ranks * parameters[section.parameter].count
-    return total
-
-
-def _multiplied_per_second() -> float:
-    """Multiply-adds of large float32 matrices, on all cores."""
-    one, other = torch.randn(2, 2048, 2048)
-    best = min(_seconds(lambda: one @ other) for _ in range(5))
-    return float(2048**3 / best)
 
 
 def _seconds(way: Callable[[], object]) -> float:
@@ -180,7 +155,11 @@ def table(rows: list[Row]) -> str:
         for what in ("load_file", "load_file, copied", "decode", "again", "copy", "swap", "back"):
             times = row.seconds[what]
             against = copied if what in ("copy", "swap", "back") else loaded
-            bound = f"{row.median(what) / row.bound:.1f}x" if what == "again" else ""
+            bound = (
+                f"{row.median(what) / row.bound:.1f}x"
+                if what in ("decode", "again", "swap")
+                else ""
+            )
             spread = f"{min(times) * 1e3:.0f}-{max(times) * 1e3:.0f}"
             ratio = f"{row.median(what) / against:.2f}"
             cells.append([row.bank, what, f"{row.median(what) * 1e3:.0f}", spread, ratio, bound])
@@ -189,9 +168,8 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         lines.append(
             f"{row.bank}: {row.task_bytes:,} bytes read in place of {row.full_bytes:,};"
-            f" bound {row.bound * 1e3:.0f} ms at {2 * row.copied_per_second / 1e9:.1f} GB/s and"
-            f" {row.multiplied_per_second / 1e9:.0f} G multiply-adds/s; faster than reading or"
-            f" downloading the fine-tune below {row.break_even / 1e6:.0f} MB/s"
+            f" {row.multiply_adds / 1e9:.1f} G multiply-adds; {row.bound * 1e3:.0f} ms at best;"
+            f" faster than reading or downloading it all below {row.break_even / 1e6:.0f} MB/s"
         )
     return "\n".join(lines)
 

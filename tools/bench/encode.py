@@ -15,15 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from peers import HERE, Command, Runs, launched, read
+from processes import Command, Runs, launched, read
+from roofline import Roofline, of_gram_matrices
 from safetensors import safe_open
 from tabulate import tabulate
 
+HERE = Path(__file__).parent
 RECIPES = {
     "step 2": ("--step", "2"),
     "small": ("--quality", "small"),
@@ -32,6 +33,13 @@ RECIPES = {
     "exact": ("--exact",),
 }
 SVD = "full SVD (TSV-C)"
+
+
+@dataclass
+class Encoded(Runs):
+    """Runs of one way to encode, and the bytes of its file."""
+
+    output_bytes: int = 0
 
 
 def main() -> None:
@@ -54,29 +62,29 @@ def main() -> None:
     if not options.without_svd:
         paths = map(str, (base, *tunes))
         commands[SVD] = (sys.executable, str(HERE / "tsv_c_svd.py"), f"{out}.safetensors", *paths)
-    rows = {name: Runs("encode", name, input_bytes=0) for name in commands}
-    idle = (sys.executable, "-c", "import tvcodec.cli.encode, tvcodec.encoding.encoder")
-    start, imports, _ = launched(idle)
+    rows = {name: Encoded(name) for name in commands}
+    imports = launched(
+        (sys.executable, "-c", "import tvcodec.cli.encode, tvcodec.encoding.encoder")
+    )
     for _ in range(options.repeat):
         for name, command in commands.items():
             for path in (base, *tunes):
                 read(path)
-            seconds, memory, processors = launched(command)
-            row = rows[name]
-            row.start = start
-            row.seconds.append(seconds)
-            row.memory.append(int(memory))
-            row.processor_seconds.append(processors)
+            rows[name].runs.append(launched(command))
+            rows[name].idle = imports
             kind = "safetensors" if name == SVD else "tvq"
-            row.input_bytes = Path(f"{out}.{kind}").stat().st_size  # of the output, here
-    print(table(list(rows.values()), base, options.tasks, imports))
+            rows[name].output_bytes = Path(f"{out}.{kind}").stat().st_size
+    print(table(list(rows.values()), base, options.tasks))
+    machine, moved = Roofline.measured(), (options.tasks + 1) * base.stat().st_size
+    multiplied = options.tasks * of_gram_matrices(base)
+    print(f"\nbound {machine.seconds(moved, multiplied):.2f} s at {machine}")
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows.values()], indent=1) + "\n")
     for kind in ("tvq", "safetensors"):
         Path(f"{out}.{kind}").unlink(missing_ok=True)
 
 
-def table(rows: list[Runs], base: Path, tasks: int, imports: float) -> str:
+def table(rows: list[Encoded], base: Path, tasks: int) -> str:
     """Medians, and the time beside that of the full decompositions."""
     with safe_open(base, framework="pt") as opened:
         counts = [
@@ -84,26 +92,38 @@ def table(rows: list[Runs], base: Path, tasks: int, imports: float) -> str:
             for name in opened.keys()  # noqa: SIM118 - no mapping
         ]
     values, largest = sum(counts) * tasks, 4 * max(counts)
-    svd = [statistics.median(row.processor_seconds) for row in rows if row.name == SVD]
+    svd = next((row for row in rows if row.name == SVD), None)
     cells = []
     for row in rows:
-        seconds, memory = statistics.median(row.seconds), statistics.median(row.memory)
-        processors = statistics.median(row.processor_seconds)
-        spread = f"{seconds:.1f} ({min(row.seconds):.1f}-{max(row.seconds):.1f})"
-        ratio = f"{processors / svd[0]:.2f}" if svd else ""
+        memory, processors = row.median("memory"), row.median("processors")
         cells.append(
             [
                 row.name,
-                spread,
+                row.spread(),
+                f"{row.median('seconds') / svd.median('seconds'):.2f}" if svd else "",
                 f"{processors:.1f}",
+                f"{processors / svd.median('processors'):.2f}" if svd else "",
                 f"{values / processors / 1e6:.2f} M",
-                ratio,
                 f"{memory / 1e6:.0f}",
-                f"{(memory - imports) / largest:.1f}",
-                f"{8 * row.input_bytes / values:.3f}",
+                f"{(memory - row.idle.memory) / largest:.1f}",
+                f"{row.moved('read') / 1e6:.0f}",
+                f"{row.output_bytes / 1e6:.1f}",
+                f"{8 * row.output_bytes / values:.3f}",
             ]
         )
-    titles = ["", "seconds", "cpu s", "values/s", "of full SVD", "peak MB", "above", "bits"]
+    titles = [
+        "",
+        "seconds (range)",
+        "of full SVD",
+        "cpu s",
+        "of full SVD",
+        "values/s",
+        "peak MB",
+        "above",
+        "read MB",
+        "written MB",
+        "bits",
+    ]
     return tabulate(cells, titles, disable_numparse=True)
 
 

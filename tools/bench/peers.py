@@ -9,22 +9,25 @@ and an environment for each peer. Runs are whole commands, each in a process of 
 the peer's in turn; files have been read before, so that all come from memory. Peak memory is the
 resident set. `difference` is that of the merged models relative to what the merge adds to the base
 model: from a bit-exact archive, where it is that of the merges, and from others that of coding too.
-`start` is the time that a command which does nothing takes, to import what the merge needs.
+`start` is the time that a command which does nothing takes, to import what the merge needs; `bound`
+what the machine could do at best (roofline.py: inputs read, output written, products of factors).
+`read` and `written` are by system calls beyond those of `start`; mapped files are not in `read`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import roofline
+from processes import Command, Runs, launched, quietly, read, size
+from roofline import Roofline
 from tabulate import tabulate
 
 HERE = Path(__file__).parent
@@ -37,32 +40,16 @@ ARCHIVES = {
 }
 OURS = {"tsvm": ("step 2", "exact"), "weighted": ("balanced", "step 2", "exact")}
 SCALING = 0.5
-# the kernel counts the memory of whoever starts a process as the process's own, so: somebody small
-LAUNCHER = """
-import os, subprocess, sys, time
-start = time.monotonic()
-status = subprocess.Popen(sys.argv[2:], stdout=2)
-_, code, used = os.wait4(status.pid, 0)
-seconds = time.monotonic() - start
-with open(sys.argv[1], "w") as report:
-    report.write(f"{seconds} {used.ru_maxrss * 1024} {used.ru_utime + used.ru_stime}")
-sys.exit(os.waitstatus_to_exitcode(code))
-"""
-
-Command = Sequence[str]
 
 
 @dataclass
-class Runs:
-    """What runs of one command took: seconds of wall time, of processors, and bytes."""
+class Merged(Runs):
+    """Runs of one way to merge, with the size of its inputs in bytes, the least seconds that its
+    work takes, where that is known, and how far its result is from the peer's."""
 
-    method: str
-    name: str
-    seconds: list[float] = field(default_factory=list)
-    processor_seconds: list[float] = field(default_factory=list)
-    memory: list[int] = field(default_factory=list)
-    start: float = 0.0
+    method: str = ""
     input_bytes: int = 0
+    bound: float | None = None
     difference: float | None = None
 
 
@@ -75,6 +62,7 @@ class Side:
     output: Path
     idle: Command
     inputs: tuple[Path, ...]
+    multiply_adds: int | None = None
 
 
 def main() -> None:
@@ -89,7 +77,7 @@ def main() -> None:
     cache = options.cache.resolve()
     models = cache / "models"
     quietly([sys.executable, HERE / "models.py", models, "--text4", options.text4.resolve()])
-    rows: list[Runs] = []
+    rows: list[Merged] = []
     for method in options.methods.split(","):
         sides = [
             *ours(method, options.archives.split(","), models, cache),
@@ -117,7 +105,11 @@ def ours(method: str, archives: Sequence[str], models: Path, cache: Path) -> Ite
         weights = ("--weights", "uniform") if method == "weighted" else ()
         command = (*tvcodec, "merge", str(bank), "--base-model", str(base), "-o", str(output))
         chosen = ("--method", method, "--scaling", str(SCALING), *weights)
-        yield Side(f"tvcodec, {archive}", (*command, *chosen), output, idle, (bank, base))
+        name, words, inputs = f"tvcodec, {archive}", (*command, *chosen), (bank, base)
+        counted = None
+        if method == "weighted":
+            counted = sum(roofline.of_factors(bank, path.name) for path in tunes)
+        yield Side(name, words, output, idle, inputs, counted)
 
 
 def peer(method: str, models: Path, cache: Path) -> Side:
@@ -167,11 +159,11 @@ def environment(cache: Path, requirement: str) -> Path:
     return folder
 
 
-def measure(method: str, sides: Sequence[Side], models: Path, repeat: int) -> list[Runs]:
+def measure(method: str, sides: Sequence[Side], models: Path, repeat: int) -> list[Merged]:
     """The sides in turn, `repeat` times; the last one is the peer."""
-    rows = {side.name: Runs(method, side.name) for side in sides}
+    rows = {side.name: Merged(side.name, method=method) for side in sides}
     for side in sides:
-        rows[side.name].start = min(launched(side.idle)[0] for _ in range(2))
+        rows[side.name].idle = min(launched(side.idle) for _ in range(2))
         rows[side.name].input_bytes = sum(map(size, side.inputs))
     for turn in range(repeat):
         for side in sides:
@@ -179,10 +171,13 @@ def measure(method: str, sides: Sequence[Side], models: Path, repeat: int) -> li
             shutil.rmtree(side.output, ignore_errors=True)
             for path in side.inputs:
                 read(path)
-            seconds, memory, processors = launched(side.command)
-            rows[side.name].seconds.append(seconds)
-            rows[side.name].memory.append(int(memory))
-            rows[side.name].processor_seconds.append(processors)
+            rows[side.name].runs.append(launched(side.command))
+    machine = Roofline.measured()
+    print(f"bounds: {machine}", file=sys.stderr)
+    for side in sides:
+        if side.multiply_adds is not None:
+            moved = sum(map(size, (*side.inputs, side.output)))
+            rows[side.name].bound = machine.seconds(moved, side.multiply_adds)
     for side in sides[:-1]:
         rows[side.name].difference = difference(side.output, sides[-1].output, models / "base")
     return list(rows.values())
@@ -195,85 +190,48 @@ def difference(ours: Path, theirs: Path, base: Path) -> float:
     return float(subprocess.run(script, check=True, capture_output=True, text=True).stdout)
 
 
-def launched(command: Command) -> tuple[float, float, float]:
-    """Seconds of wall time, peak bytes, and seconds of processors of a command."""
-    report = Path(os.environ.get("TMPDIR", "/tmp"), f"peers-{os.getpid()}")
-    launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(report), *command]
-    quietly(launch)
-    seconds, memory, processors = map(float, report.read_text().split())
-    report.unlink()
-    return seconds, memory, processors
-
-
-def quietly(command: Sequence[str | Path]) -> None:
-    """Runs a command, whose words are shown if it fails."""
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environ,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}")
-
-
 def fine_tunes(models: Path) -> list[Path]:
     """The directories of the fine-tunes, in order."""
     return sorted((models / "tasks").iterdir())
 
 
-def files(path: Path) -> Iterable[Path]:
-    return [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
-
-
-def size(path: Path) -> int:
-    return sum(file.stat().st_size for file in files(path))
-
-
-def read(path: Path) -> None:
-    """So that the next who reads it has it from memory."""
-    for file in files(path):
-        with open(file, "rb", buffering=0) as handle:
-            while handle.read(1 << 20):
-                pass
-
-
-def table(rows: Sequence[Runs]) -> str:
-    """Medians and ranges for people; ratios are the peer's over ours."""
+def table(rows: Sequence[Merged]) -> str:
+    """Medians and ranges for people; ratios are to the peer."""
     peers = {row.method: row for row in rows if row.difference is None}
     cells = []
     for row in rows:
-        seconds, memory = statistics.median(row.seconds), statistics.median(row.memory)
+        seconds, memory = row.median("seconds"), row.median("memory")
         other = peers[row.method]
-        faster = statistics.median(other.seconds) / seconds
-        smaller = statistics.median(other.memory) / memory
         cells.append(
             [
                 row.method,
                 row.name,
-                f"{row.input_bytes / 1e6:.1f}",
-                f"{seconds:.2f} ({min(row.seconds):.2f}-{max(row.seconds):.2f})",
-                f"{statistics.median(row.processor_seconds):.1f}",
-                f"{row.start:.2f}",
+                row.spread(),
+                f"{row.median('processors'):.1f}",
+                f"{row.idle.seconds:.2f}",
+                "" if row.bound is None else f"{row.bound:.2f}",
+                f"{seconds / other.median('seconds'):.2f}",
                 f"{memory / 1e6:.0f}",
-                f"{faster:.1f}x",
-                f"{smaller:.1f}x",
+                f"{memory / other.median('memory'):.2f}",
+                f"{row.input_bytes / 1e6:.1f}",
+                f"{row.moved('read') / 1e6:.0f}",
+                f"{row.moved('written') / 1e6:.0f}",
                 "" if row.difference is None else f"{row.difference:.1e}",
             ]
         )
     titles = [
         "method",
         "by",
-        "input MB",
         "seconds (range)",
         "cpu s",
         "start s",
+        "bound s",
+        "of peer",
         "peak MB",
-        "time ratio",
-        "memory ratio",
+        "of peer",
+        "inputs MB",
+        "read MB",
+        "written MB",
         "difference",
     ]
     return tabulate(cells, titles, disable_numparse=True)

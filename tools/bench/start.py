@@ -13,7 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from peers import launched
+from processes import launched
 from tabulate import tabulate
 
 SAMPLE = str(Path(__file__).parents[1] / "sample/fine-tunes.tvq")
@@ -33,7 +33,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(options.repeat):
         for name, words in COMMANDS.items():
-            seconds[name].append(launched((sys.executable, *words))[0])
+            seconds[name].append(launched((sys.executable, *words)).seconds)
     nothing = statistics.median(seconds["python -c pass"])
     rows = []
     for name, times in seconds.items():
