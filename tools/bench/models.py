@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import corpora
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from tvcodec.checkpoint import save_safetensors
 
 SEED = 20261122
 WHOLE = "config.json"  # written last
@@ -103,17 +107,20 @@ class Sizes:
 
 
 def make(root: Path, shape: Shape, sizes: dict[str, Sizes], tasks: int) -> list[Path]:
-    """Writes base/ and tasks/ under `root`; the directories of the fine-tunes."""
+    """Writes base/ and tasks/ under `root`, a few tensors at a time; the directories of the
+    fine-tunes."""
+    shapes = dict(sorted(shape.parameters()))
+
+    def base(name: str) -> Tensor:
+        return _base(name, shapes[name], sizes)
+
+    def tuned(name: str, task: int) -> Tensor:
+        return base(name) + _change(name, shapes[name], sizes, task)
+
+    _save(root / "base", shape, base)
     folders = _folders(root, tasks)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums depend on how many threads share them
-    try:
-        base = {name: _base(name, dims, sizes) for name, dims in sorted(shape.parameters())}
-        _save(root / "base", shape, base)
-        for task, folder in enumerate(folders):
-            _save(folder, shape, {n: t + _change(n, t, sizes, task) for n, t in base.items()})
-    finally:
-        torch.set_num_threads(before)
+    for task, folder in enumerate(folders):
+        _save(folder, shape, partial(tuned, task=task))
     return folders
 
 
@@ -168,16 +175,16 @@ def _base(name: str, dims: tuple[int, ...], sizes: dict[str, Sizes]) -> Tensor:
     return torch.randn(dims, generator=_chance(name, -1)) * sizes[_role(name, dims)].base
 
 
-def _change(name: str, original: Tensor, sizes: dict[str, Sizes], task: int) -> Tensor:
+def _change(name: str, dims: tuple[int, ...], sizes: dict[str, Sizes], task: int) -> Tensor:
     """One parameter's task vector."""
-    dims, chance = tuple(original.shape), _chance(name, task)
+    chance = _chance(name, task)
     real = sizes[_role(name, dims)]
     layer = re.search(r"layers\.(\d+)", name)
     turn = 13 * task + (int(layer[1]) if layer else 0)
     size = real.changes[turn % len(real.changes)]
     if len(dims) == 1:
         return torch.randn(dims, generator=chance) * size
-    rows, columns = dims[0], original[0].numel()
+    rows, columns = dims[0], math.prod(dims[1:])
     rank = min(rows, columns)
     left, right = (
         torch.linalg.qr(torch.randn(side, rank, generator=chance))[0] for side in (rows, columns)
@@ -210,9 +217,10 @@ def _rms(values: Tensor) -> float:
     return float(values.double().square().mean().sqrt())
 
 
-def _save(folder: Path, shape: Shape, state: dict[str, Tensor]) -> None:
+def _save(folder: Path, shape: Shape, tensor_of: Callable[[str], Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    plan = [(name, "float32", dims) for name, dims in sorted(shape.parameters())]
+    save_safetensors(folder / "model.safetensors", plan, tensor_of, force=True)
     (folder / WHOLE).write_text(json.dumps(shape.config, indent=1) + "\n")
 
 
