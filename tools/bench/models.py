@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tvcodec.checkpoint import save_safetensors
+from tvcodec.threads import one_thread
 
 SEED = 20261122
 WHOLE = "config.json"  # written last
@@ -232,7 +233,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="85m")
     options = parser.parse_args()
     if not whole(options.folder, options.tasks):
-        sizes = sizes_of(corpora.load("text4", options.text4))
+        with one_thread():  # or the last digits would depend on how many there are
+            sizes = sizes_of(corpora.load("text4", options.text4))
         make(options.folder, SHAPES[options.shape], sizes, options.tasks)
 
 
