@@ -130,6 +130,7 @@ def whole(root: Path, tasks: int) -> bool:
     return all((folder / WHOLE).exists() for folder in (root / "base", *_folders(root, tasks)))
 
 
+@one_thread()  # or the last digits would depend on how many there are
 def sizes_of(corpus: corpora.Corpus) -> dict[str, Sizes]:
     """By role, of text4's fine-tunes."""
     base = load_file(corpus.base_model)
@@ -233,8 +234,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="85m")
     options = parser.parse_args()
     if not whole(options.folder, options.tasks):
-        with one_thread():  # or the last digits would depend on how many there are
-            sizes = sizes_of(corpora.load("text4", options.text4))
+        sizes = sizes_of(corpora.load("text4", options.text4))
         make(options.folder, SHAPES[options.shape], sizes, options.tasks)
 
 
