@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tvcodec.checkpoint import (
@@ -256,7 +255,7 @@ def _factors(parts: Parts, rows: int) -> Product | None:
     product = Product.total(products)
     if parts.kept is None:
         return product
-    left = torch.zeros(rows, product.rank).index_copy_(0, parts.kept, product.left)
+    left = product.left.new_zeros(rows, product.rank).index_copy_(0, parts.kept, product.left)
     return Product(left, product.right)
 
 

@@ -77,7 +77,7 @@ def summed(terms: Sequence[Term], number: int, base: BaseModel | None) -> Tensor
         found = weighted_sum(weighted, extent, of, tied[0][0].basis(of))
         total = found if total is None else total.add_(found)
     if total is None:
-        total = torch.zeros(extent.rows, extent.columns)
+        total = torch.zeros(extent.rows, extent.columns, dtype=torch.float32)
     for term, difference in exact:
         tau = _exact(term.task, number, difference, base)
         total.add_(tau.view(total.shape), alpha=term.factor)

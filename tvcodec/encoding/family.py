@@ -135,7 +135,7 @@ class Family:
         if mask is None:
             return summands.expand(own.contents, self.extent, self.number)
         extent = self.extent
-        total = torch.zeros(extent.rows, extent.columns)
+        total = torch.zeros(extent.rows, extent.columns, dtype=torch.float32)
         if mask.dim() == 1:
             kept = mask.nonzero()[:, 0]
             inside = Extent(len(kept), extent.columns, len(kept) * extent.columns)

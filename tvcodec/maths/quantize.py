@@ -63,7 +63,7 @@ class Stage:
 
     def values(self) -> Tensor:
         """The values, float32, in the shape of the codes."""
-        return self.codes * self.scale
+        return self.codes.to(torch.float32) * self.scale
 
     def scaled(self, factor: float) -> Stage:
         """The same part times `factor`."""

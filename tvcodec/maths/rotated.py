@@ -55,7 +55,7 @@ def signs(seed: int, count: int, start: int = 0, out: Tensor | None = None) -> T
 
 @functools.cache
 def _hadamard(log2: int) -> Tensor:
-    matrix = torch.ones(1, 1)
+    matrix = torch.ones(1, 1, dtype=torch.float32)
     for _ in range(log2):
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0)
     return matrix * 2 ** (-log2 / 2)
@@ -159,7 +159,8 @@ class Largest:
 
     def coefficients(self) -> Tensor:
         """What the rotated frame holds, [blocks, 2^block_log2] float32."""
-        flat = torch.zeros(len(self.codes) << self.run_log2, device=self.codes.device)
+        count, device = len(self.codes) << self.run_log2, self.codes.device
+        flat = torch.zeros(count, dtype=torch.float32, device=device)
         self.add_to(flat)
         return flat.view(-1, 1 << self.block_log2)
 

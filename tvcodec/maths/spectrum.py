@@ -69,7 +69,7 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
     if floor <= 0 or side < LONG_SIDE:
         return None
     chance = torch.Generator(device=gram.device).manual_seed(side)
-    basis = _orthonormal(gram @ torch.randn(side, side // 16, generator=chance, device=gram.device))
+    basis = _orthonormal(gram @ _random(gram, side // 16, chance))
     image = gram @ basis
     energies, turn = _eigh(basis.T @ image)
     if int((energies > floor).sum()) * ROOM > len(energies):
@@ -78,7 +78,7 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
         width = max(int(ROOM * left / 2), 2 * len(energies))
         if width > side // 2:
             return None
-        more = torch.randn(side, width - len(energies), generator=chance, device=gram.device)
+        more = _random(gram, width - len(energies), chance)
         basis = _orthonormal(torch.cat([basis, gram @ more], 1))
         image = gram @ basis
         energies, turn = _eigh(basis.T @ image)
@@ -89,6 +89,11 @@ def _strongest(gram: Tensor, floor: float) -> tuple[Tensor, Tensor] | None:
     energies, turn = _eigh(basis.T @ (gram @ basis))
     too_few = int((energies > floor).sum()) * LEAST_ROOM > len(energies)
     return None if too_few else (energies, basis @ turn)
+
+
+def _random(gram: Tensor, width: int, chance: torch.Generator) -> Tensor:
+    dtype, device = gram.dtype, gram.device
+    return torch.randn(len(gram), width, generator=chance, dtype=dtype, device=device)
 
 
 def _amplified(gram: Tensor, basis: Tensor, image: Tensor, below: float) -> Tensor:

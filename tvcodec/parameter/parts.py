@@ -69,7 +69,8 @@ class Basis:
     @cached_property
     def structured(self) -> Basis:
         """The same without rotated parts."""
-        empty = Parts((dense.Values(torch.zeros(self.shape.count)),), self.shape)
+        nothing = torch.zeros(self.shape.count, dtype=torch.float32)
+        empty = Parts((dense.Values(nothing),), self.shape)
         vectors = [vector.structured() or empty for vector in self.vectors]
         return Basis(vectors, self.shape, self.seed)
 
@@ -136,7 +137,7 @@ def _taken(
 ) -> dense.Values:
     """What a masked task takes of the basis: of each vector, the values that its mask keeps."""
     assert basis is not None
-    values = torch.zeros(parts.extent.count)
+    values = torch.zeros(parts.extent.count, dtype=torch.float32)
     for coefficient, vector in zip(coefficients.values.tolist(), basis.decoded, strict=True):
         seen = vector if parts.by_row else vector.view(-1)
         values.add_(seen[kept].view(-1), alpha=coefficient)

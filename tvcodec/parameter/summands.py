@@ -47,7 +47,7 @@ def expand(
     if product is not None and kept is None:
         total = product.view(-1)
     else:
-        total = torch.zeros(extent.count)
+        total = torch.zeros(extent.count, dtype=torch.float32)
         if product is not None:
             total.add_(product.view(-1)[kept])
     _add_others(parts, total, seed)
@@ -73,7 +73,7 @@ def add_to(total: Tensor, contents: Sequence[Content], extent: Extent, seed: int
 
 def _product(factors: Sequence[lowrank.Factors], extent: Extent, scratch: Scratch | None) -> Tensor:
     count = extent.rows * extent.columns
-    values = torch.empty(count) if scratch is None else scratch.values(count)
+    values = (scratch or Scratch()).values(count)
     product = values.view(extent.rows, extent.columns)
     lowrank.add_all(factors, product, add=False)
     return product

@@ -24,7 +24,7 @@ def tsvm(tasks: Tasks) -> Tau:
         rank = tsvm_maths.rank_per_task(dims, len(tasks.terms))
         found = (_triplets(tasks, term, number, rank) for term in tasks.terms)
         triplets = [one for one in found if one is not None and len(one.sigma)]
-        return tsvm_maths.merge(triplets) if triplets else torch.zeros(dims)
+        return tsvm_maths.merge(triplets) if triplets else torch.zeros(dims, dtype=torch.float32)
 
     return tau
 
@@ -93,5 +93,5 @@ def _joined(parts: Parts, rows: int) -> tuple[Tensor, Tensor]:
     factors = [content for content in parts.contents if isinstance(content, Factors)]
     left = torch.cat([one.left.to(torch.float32) * one.scales for one in factors], 1)
     if parts.kept is not None:
-        left = torch.zeros(rows, left.shape[1]).index_copy_(0, parts.kept, left)
+        left = left.new_zeros(rows, left.shape[1]).index_copy_(0, parts.kept, left)
     return left, torch.cat([one.right.to(torch.float32) for one in factors], 1)

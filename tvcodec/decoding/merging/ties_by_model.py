@@ -101,7 +101,7 @@ class Candidates:
 
     def take(self, number: int, task: int, dims: tuple[int, ...]) -> Tensor:
         """What was kept in a tensor of shape `dims`, zeros elsewhere."""
-        values = torch.zeros(dims)
+        values = torch.zeros(dims, dtype=torch.float32)
         offset, count = self._at.get((number, task), (0, 0))
         if not count:
             return values

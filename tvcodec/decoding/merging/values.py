@@ -75,7 +75,7 @@ def dare(tasks: Tasks, rate: float, seed: int) -> Tau:
 
     def tau(number: int) -> Tensor:
         name = tasks.parameters[number].name
-        total = torch.zeros(tasks.parameters[number].dims)
+        total = torch.zeros(tasks.parameters[number].dims, dtype=torch.float32)
         for term, whole in zip(tasks.terms, tasks.each(number), strict=True):
             total += dare_maths.drop(whole, rate, seed, term.task.name, name)
         return total
