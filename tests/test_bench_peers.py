@@ -3,6 +3,7 @@
 import json
 
 import difference
+import growth
 import models
 import peers
 import processes
@@ -73,6 +74,15 @@ def test_the_table_has_the_ratios_of_medians():
     line = next(line for line in peers.table([mine, theirs]).splitlines() if "mine" in line)
     for cell in (" 0.10 ", " 45 ", " 7 ", "2.00 (1.00-9.00)"):
         assert cell in line
+
+
+def test_growth_is_told_by_task_and_beyond_the_imports():
+    idle = processes.Used(1, 0, 3.0, 5e6, 0)
+    runs = [processes.Used(seconds, 7e6, 11.0, 25e6, 4e6) for seconds in (6.0, 5.0, 9.0)]
+    row = growth.Grown("step 2", runs, idle, what="encode", tasks=4)
+    cells = growth.table([row]).splitlines()[-1].split("  ")
+    found = [cell.strip() for cell in cells if cell.strip()]
+    assert found == ["encode", "step 2", "4", "6.00 (5.00-9.00)", "8.0", "2.0", "7", "20", "4"]
 
 
 def test_a_bound_counts_each_multiply_add_of_factors(tmp_path):
