@@ -11,6 +11,7 @@ adaptive        by those, and counts of the component itself (Krichevsky, Trofim
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -52,6 +53,7 @@ def histogram(codes: Ints, classes: Ints | None = None, most: int = 1) -> Ints:
     return shaped
 
 
+@functools.cache
 def odds(peak: int, share: Share) -> Floats:
     """Of sizes of codes up to `peak`, [widths, peak + 1], where `share` of a distribution of width
     one lies within so much."""
@@ -86,9 +88,8 @@ def width_by_energy(stream: Stream) -> float:
     ratio = math.log(WIDTHS[1] / WIDTHS[0])
     places = np.round(-np.log(stream.scales.clip(1e-30)) / ratio).astype(int)
     places -= places.min()
-    component = np.arange(len(cost))
-    shifted = (cost[component, (places + n).clip(0, 255)].sum() for n in range(-256, 256))
-    return float(min(shifted)) + 1 + FLUSH
+    moved = (places + np.arange(-256, 256)[:, None]).clip(0, 255)
+    return float(cost[np.arange(len(cost)), moved].sum(1).min()) + 1 + FLUSH
 
 
 def above(sizes: Ints) -> Ints:
