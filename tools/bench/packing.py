@@ -42,6 +42,7 @@ import tvcodec
 from tvcodec.file import entropy
 
 DICTIONARY = 1 << 15
+WHOLE = ("file", "codes")  # which are no ways: bytes of the file, and how many codes it has
 RECORD = 24  # bytes of one more part, which has two sides
 
 
@@ -74,9 +75,9 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
     for way in first:
         row = [way]
         for one in found.values():
-            change = one[way] - one["as stored"]
+            changes = [(one[way] - one["as stored"]) / one[of] for of in ("as stored", "file")]
             row.append(f"{one[way]:,.0f}")
-            row += [f"{100 * change / one[of]:+.1f} %" for of in ("as stored", "file")]
+            row += ["" if way in WHOLE else f"{100 * change:+.1f} %" for change in changes]
         rows.append(row)
     titles = [title for name in found for title in (name, "of codes", "of the file")]
     return tabulate(rows, ["bytes", *titles], disable_numparse=True)
@@ -142,6 +143,15 @@ def signs_apart(stream: Stream) -> int:
     return zstd(packed) + -(-int((sizes > 0).sum()) // 8)
 
 
+def thorough(packed: entropy.Bytes) -> int:
+    """Bytes as tvcodec compresses dense codes."""
+    return len(entropy.compress(packed, entropy.THOROUGH))
+
+
+def row_by_row(stream: Stream) -> int:
+    return zstd(stream.packed(codes=stream.codes.T))
+
+
 def rows_sorted(side: Side) -> float:
     """Rows with most in them first; which order that is takes log2 of how many there are."""
     sizes = np.concatenate([np.abs(one.codes) for one in side]).astype(float)
@@ -159,7 +169,9 @@ OF_STREAMS: dict[str, Callable[[Stream], float]] = {
     "alphabet of 3, 5, 7, 15, 17 or 255": best_alphabet,
     "strong and weak apart, where it pays": in_halves,
     "signs apart": signs_apart,
-    "row by row": lambda one: zstd(one.packed(codes=one.codes.T)),
+    "longest search, where it pays": lambda one: min(one.length, thorough(one.packed())),
+    "row by row": row_by_row,
+    "row by row, where it pays": lambda one: min(one.length, row_by_row(one)),
     "entropy, stream": lambda one: zero_order(histogram(one.codes).sum(0)),
     "entropy, component": lambda one: zero_order(histogram(one.codes)),
     "Laplace": functools.partial(width_each, laplace),
