@@ -161,7 +161,7 @@ def rows_sorted(side: Side) -> float:
 
 
 def without_zeros(side: Side) -> float:
-    """A bit for each row that says whether any of its codes is not zero, and those that have one."""
+    """A bit for each row that says whether it has a code but zero, and the codes of such rows."""
     some = np.concatenate([one.codes for one in side]).any(0)
     mask = thorough(np.packbits(some))
     return mask + sum(zstd(one.packed(codes=one.codes[:, some])) for one in side)
