@@ -67,6 +67,15 @@ def test_streams_are_what_a_file_holds(matrices, tmp_path):
     assert compared["as stored"] > compared["entropy, stream"] > compared["entropy, component"]
 
 
+def test_rows_of_zeros_left_out_take_their_mask(stream):
+    rows = np.zeros((COMPONENTS, 10 * ROWS), np.int64)
+    rows[:, ::10] = stream.codes
+    found = packing.without_zeros([replace(stream, codes=rows)])
+    mask = packing.thorough(np.packbits(rows.any(0)))
+    assert 0 < mask < 100
+    assert found == stream.length + mask
+
+
 def test_a_code_that_knows_widths_comes_near_their_entropy(stream):
     entropy_of_components = code_lengths.zero_order(code_lengths.histogram(stream.codes))
     found = code_lengths.width_by_energy(stream)
