@@ -207,6 +207,8 @@ def main() -> None:
     with tvcodec.open(options.bank) as bank:
         task = bank.tasks[0]
         both_sides = list(sides(bank, [task]))
+        if not both_sides:
+            raise SystemExit(f"{options.bank}: expected factors in {task}, got none")
         found |= unpacked(bank, task, options.repeat)
         if options.models:
             found |= whole(bank, task, options.models / "base", options.repeat)
