@@ -82,7 +82,7 @@ IMPORTS = {
     " unbiased",
     "recipes": "judging",
     "rate": "errors",
-    "one_task": "auto codec dense index lowrank product quantize recipes",
+    "one_task": "auto codec dense entropy index lowrank product quantize recipes summands",
     # models in and out
     "checkpoint": "dense durable errors index location product threads",
     "model": "checkpoint device errors html memory threads",

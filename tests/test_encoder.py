@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 import tvcodec
 from tvcodec import EXACT, QUALITIES, Recipe
 from tvcodec.errors import BaseModelMismatch
+from tvcodec.parameter import one_task
 from tvcodec.remeasure import remeasure
 
 BASE = normal(0, 96, 64)
@@ -246,6 +247,31 @@ def test_frozen_rows_take_a_bit_each(coded: Coder) -> None:
         frozen = torch.ones(4000, dtype=torch.bool)
         frozen[::100] = False
         assert torch.equal(result.restored["a"]["w"][frozen], base[frozen])
+
+
+@pytest.mark.parametrize("frozen", [0, 500])
+def test_rows_without_codes_take_a_bit_each(
+    coded: Coder, monkeypatch: pytest.MonkeyPatch, frozen: int
+) -> None:
+    """Most rows hardly changed, as those of words that a task does not have; some not at all."""
+    base = {"words": normal(0, 4000, 64)}
+    tau = normal(1, 4000, 64, scale=1e-4)
+    tau[:frozen] = 0
+    tau[3000::3] += normal(2, 334, 2) @ normal(3, 2, 64)
+    tunes = {"t": {"words": base["words"] + tau}}
+    recipe = Recipe(metric="mse", step=1.0)
+    found = coded(base, tunes, recipe)
+    with tvcodec.open(found.path) as bank:
+        (section, _), *_ = bank.archive.sections("t")
+        assert section.mask.kept == 334
+    size = found.path.stat().st_size
+    monkeypatch.setattr(one_task, "MASKED", 0.0)
+    plain = coded(base, tunes, recipe)
+    assert size < plain.path.stat().st_size
+    vectors = [one.task_vectors["t"]["words"] for one in (found, plain)]
+    torch.testing.assert_close(*vectors, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*(one.restored["t"]["words"] for one in (found, plain)))
+    assert relative_error(vectors[0], tau) < 0.2
 
 
 @pytest.mark.parametrize("kind", ["noise", "outlier", "one value", "constant", "low rank"])

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from tvcodec.file import entropy
 from tvcodec.file.index import ROWS, Entry, Mask, Part, SmallMember, single
 from tvcodec.maths import dense, lowrank, quantize
 from tvcodec.maths.product import Product
 from tvcodec.parameter import auto, codec
 from tvcodec.parameter.recipes import Recipe
+from tvcodec.parameter.summands import Content
 
 SMALL = 4096  # values up to which a parameter is coded finely, together with the other small ones
 SMALL_STEP = 1.0  # of the small parameters' own root mean square, at most
 SMALL_SHARE = {"mse": 0.45, "function": 0.5}  # of the recipe's step, by metric
 SYMBOL_MAX = 127
+MASKED = 0.75  # of the rows, up to which a mask of those that have codes is tried
 EXACT_FROM = 2.0  # bits per value below which no bit-exact difference can compete
 
 
@@ -122,10 +125,12 @@ def _encode_matrix(number: int, tau: Tensor, norms: Tensor, recipe: Recipe, rms:
     if rows is not None:
         values = torch.zeros_like(matrix).index_copy_(0, rows, values)
     values = values.view(tau.shape)
-    parts: tuple[Part, ...] = tuple(part for part, _ in choice.stored)
-    section = mask_bytes + b"".join(data for _, data in choice.stored)
     lost, error, gain = _fidelity(tau, values, energy)
     fidelity = single(math.sqrt(energy)), single(error), single(gain)
+    section = mask_bytes + b"".join(data for _, data in choice.stored)
+    parts: tuple[Part, ...] = tuple(part for part, _ in choice.stored)
+    if (fewer := _coded_rows(choice.contents, rows, len(matrix))) and len(fewer[2]) < len(section):
+        mask, parts, section = fewer
     entry = Entry(number, *fidelity, mask, parts, len(section), 0)
     return Coded(lost, tau, entry, section)
 
@@ -138,8 +143,44 @@ def changed_rows(matrix: Tensor) -> tuple[Mask | None, bytes, Tensor | None]:
     rows = int(changed.sum())
     if (len(changed) - rows) * matrix.shape[1] < 64 * len(changed) or rows == len(changed):
         return None, b"", None
-    stream, data = codec.store_bits(changed, 1)
-    return Mask(ROWS, rows, stream), data, changed.nonzero()[:, 0]
+    return *_mask(changed), changed.nonzero()[:, 0]
+
+
+def _mask(kept: Tensor) -> tuple[Mask, bytes]:
+    stream, data = codec.store_bits(kept, 1)
+    return Mask(ROWS, int(kept.sum()), stream), data
+
+
+def _coded_rows(
+    contents: Sequence[Content], rows: Tensor | None, count: int
+) -> tuple[Mask, tuple[Part, ...], bytes] | None:
+    """The parts of those rows alone that codes say anything of, of `count` in all or those numbered
+    `rows`; None where these are nearly all, or the parts do not tell one row from another."""
+    coded = None
+    for content in contents:
+        if not isinstance(content, lowrank.Factors | quantize.Stage):
+            return None
+        codes = content.left if isinstance(content, lowrank.Factors) else content.codes
+        coded = codes.any(1) if coded is None else coded | codes.any(1)
+    if coded is None or int(coded.sum()) > MASKED * len(coded):
+        return None
+    kept = coded
+    if rows is not None:
+        kept = torch.zeros(count, dtype=torch.bool).index_copy_(0, rows, coded)
+    mask, data = _mask(kept)
+    stored = [codec.store(_rows_of(content, coded), entropy.THOROUGH) for content in contents]
+    return (
+        mask,
+        tuple(part for part, _ in stored),
+        b"".join([data, *(found for _, found in stored)]),
+    )
+
+
+def _rows_of(content: Content, coded: Tensor) -> Content:
+    if isinstance(content, lowrank.Factors):
+        return replace(content, left=content.left[coded])
+    assert isinstance(content, quantize.Stage)
+    return replace(content, codes=content.codes[coded])
 
 
 def _row_norms(weights: Tensor) -> Tensor:
