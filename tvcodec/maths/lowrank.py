@@ -78,8 +78,8 @@ def add_all(parts: Sequence[Factors], total: Tensor, add: bool = True) -> None:
         ranks = [len(one.scales) for one in together]
         # component by component, which is how codes lie in memory
         left, right = (total.new_empty(sum(ranks), side) for side in total.shape)
-        places = zip(left.split(ranks), right.split(ranks), together, strict=True)
-        for left_place, right_place, one in places:
+        places = torch.split(left, ranks), torch.split(right, ranks)
+        for left_place, right_place, one in zip(*places, together, strict=True):
             left_place.copy_(one.left.T).mul_(one.scales[:, None])
             right_place.copy_(one.right.T)
         total.addmm_(left.T, right, beta=int(add))
