@@ -952,6 +952,17 @@ def test_what_needs_no_torch_does_not_import_it(here):
     assert result.returncode == 0, result.stderr
 
 
+def test_the_garbage_collector_looks_at_nothing_of_torch(here):
+    code = (
+        "import gc, sys\nfrom tvcodec.cli import main\n"
+        f"main({MERGE}, standalone_mode=False)\n"
+        "assert gc.isenabled()\n"
+        "assert not any(one is sys.modules['torch'].nn.Linear for one in gc.get_objects())"
+    )
+    done = process("-c", code, cwd=here)
+    assert done.returncode == 0, done.stderr
+
+
 def test_mistakes_in_paths_are_found_before_torch_is_imported(here):
     code = (
         "import sys\nfrom tvcodec.cli import main\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.cli import completion, options, paths, printing
+from tvcodec.cli.loading import load_torch
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
 
@@ -71,6 +72,7 @@ def decode(
     if several and output.endswith(".safetensors"):
         raise click.UsageError(f"-o: several tasks go into a directory, got {output!a}")
     paths.check(bank, base_model, output=output)
+    load_torch()
     from tvcodec.decoding.decoder import Bank
     from tvcodec.decoding.several import save_each
 

@@ -9,6 +9,7 @@ import click
 
 from tvcodec.cli import completion, options, printing
 from tvcodec.cli.import_ import print_carried
+from tvcodec.cli.loading import load_torch
 from tvcodec.cli.progress import progress
 from tvcodec.file import carrier
 
@@ -87,6 +88,7 @@ def export(
         return
     if task is None or base_model is None:
         raise click.UsageError("--format peft needs TASK and --base-model")
+    load_torch()
     from tvcodec.decoding.decoder import Bank
     from tvcodec.decoding.lora import export_adapter
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from tvcodec.cli import completion, options, paths, printing
+from tvcodec.cli.loading import load_torch
 from tvcodec.cli.progress import progress
 from tvcodec.errors import TvqError
 from tvcodec.file.location import is_url, shown
@@ -188,6 +189,7 @@ def merge(
     settings["exclude"] = settings["exclude"] or None
     _check(method, settings)
     paths.check(*banks, base_model, output=output)
+    load_torch()
     from tvcodec.decoding.decoder import Bank
 
     with ExitStack() as stack:

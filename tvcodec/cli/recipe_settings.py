@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tvcodec.cli import options
+from tvcodec.cli.loading import load_torch
 from tvcodec.errors import TvqError
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def make(name: str | None, settings: Mapping[str, Any]) -> tuple[Recipe | Publis
     if name not in options.PUBLISHED:
         _check_auto(name, given)
         return _auto(name, {key: _read(key, value) for key, value in given.items()})
+    load_torch()
     from tvcodec.encoding.published import published
 
     try:
@@ -188,6 +190,7 @@ def _check_auto(name: str, given: Mapping[str, Any]) -> None:
 
 
 def _auto(name: str, given: Mapping[str, Any]) -> tuple[Recipe, Goal | None]:
+    load_torch()
     from tvcodec.parameter.rate import Goal
     from tvcodec.parameter.recipes import EXACT, QUALITIES, Recipe
 

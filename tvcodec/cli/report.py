@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.cli import completion, options, printing
+from tvcodec.cli.loading import load_torch
 from tvcodec.cli.progress import progress
 from tvcodec.file.archive import Archive
 from tvcodec.file.durable import durable_file
@@ -92,6 +93,7 @@ def _picture(text: str) -> tuple[str | None, str]:
 def _made(bank: str, expect_root: str | None) -> Report:
     archive = Archive(bank, expected_root=expect_root)
     try:
+        load_torch()
         from tvcodec.report.build import report as build
 
         with progress(("reading", len(archive.tasks)), unit=" tasks") as advance:

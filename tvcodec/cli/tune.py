@@ -9,6 +9,7 @@ import click
 
 from tvcodec.cli import completion, options, paths, printing
 from tvcodec.cli.encode import print_summary
+from tvcodec.cli.loading import load_torch
 from tvcodec.file.container import check_name
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def tune(
     tunes = options.by_task(fine_tunes)
     paths.check(base_model, *tunes.values(), output=output)
     check_name(output)
+    load_torch()
     from tvcodec.tuning import tune as tuner
     from tvcodec.tuning.evaluating import Command
 

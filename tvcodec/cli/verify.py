@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tvcodec.cli import options, paths, printing
+from tvcodec.cli.loading import load_torch
 from tvcodec.cli.progress import progress
 from tvcodec.file.archive import Archive
 
@@ -85,6 +86,7 @@ def verify(
 def _remeasure(
     bank: str, archive: Archive, base_model: str, tunes: Mapping[str, str]
 ) -> list[Remeasured]:
+    load_torch()
     from tvcodec.decoding.decoder import Bank
     from tvcodec.remeasure import remeasure
 

@@ -75,12 +75,14 @@ def add_all(parts: Sequence[Factors], total: Tensor, add: bool = True) -> None:
     there unless `add`: many thin ones by one product, since each product reads and writes the
     whole."""
     for together in _groups(parts):
-        left = [one.left.T.to(torch.float32, copy=True) for one in together]
-        for rows, one in zip(left, together, strict=True):
-            rows.mul_(one.scales[:, None])
-        right = [one.right.T.to(torch.float32) for one in together]
+        ranks = [len(one.scales) for one in together]
         # component by component, which is how codes lie in memory
-        total.addmm_(torch.cat(left).T, torch.cat(right), beta=int(add))
+        left, right = (total.new_empty(sum(ranks), side) for side in total.shape)
+        places = torch.split(left, ranks), torch.split(right, ranks)
+        for left_place, right_place, one in zip(*places, together, strict=True):
+            left_place.copy_(one.left.T).mul_(one.scales[:, None])
+            right_place.copy_(one.right.T)
+        total.addmm_(left.T, right, beta=int(add))
         add = True
 
 

@@ -35,8 +35,7 @@ def merged_model(
         original = base.copy(numbers[name])
         if not tasks.changed(numbers[name]):
             return original
-        merged = tau(numbers[name]).mul_(plan.scaling)
-        return dense.fine_tune(original, merged, original.dtype, reuse=True)
+        return dense.fine_tune(original, tau(numbers[name]), original.dtype, reuse=True)
 
     shapes = {parameter.name: (parameter.dtype, parameter.dims) for parameter in tasks.parameters}
     model = Model(shapes, compute, {**plan.metadata, **_origin(tasks, base)}, base.directory)
@@ -70,7 +69,7 @@ def merged_task_vector(
         for number, parameter in enumerate(tasks.parameters)
         if tasks.changed(number)
     }
-    return Model(shapes, lambda name: tau(tasks.numbers[name]).mul_(plan.scaling), plan.metadata)
+    return Model(shapes, lambda name: tau(tasks.numbers[name]), plan.metadata)
 
 
 def _prepared(
@@ -78,4 +77,7 @@ def _prepared(
 ) -> tuple[Plan, Tasks, Tau]:
     plan = resolved(request, held)
     tasks = Tasks(plan.terms, base)
-    return plan, tasks, strategy(plan, tasks, progress)
+    tau = strategy(plan, tasks, progress)
+    if plan.scaling == 1:
+        return plan, tasks, tau
+    return plan, tasks, lambda number: tau(number).mul_(plan.scaling)
