@@ -19,9 +19,10 @@ class Child:
     def __init__(self, program: str, *words: object, **environment: str) -> None:
         self._words = [str(word) for word in words]
         self._said = tempfile.TemporaryDirectory()
-        files = [str(Path(self._said.name, name)) for name in ("stdout", "stderr")]
+        self._printed: list[str] = []
+        self._files = [Path(self._said.name, name) for name in ("stdout", "stderr")]
         settings = {**os.environ, **environment}
-        given = (program, self._words, os.getcwd(), settings, files)
+        given = (program, self._words, os.getcwd(), settings, self._files)
         self._process = FORKED.Process(target=_run, args=given)
         self._process.start()
 
@@ -30,17 +31,18 @@ class Child:
         return self._process.is_alive()
 
     def send_signal(self, number: int) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        if self.running and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
     def wait(self) -> "CompletedProcess[str]":
         """Its exit code and what it printed, once it has ended."""
         self._process.join()
         code = self._process.exitcode
         assert code is not None
-        printed = [Path(self._said.name, name).read_text() for name in ("stdout", "stderr")]
-        self._said.cleanup()
-        return CompletedProcess(self._words, code, *printed)
+        if not self._printed:
+            self._printed = [path.read_text() for path in self._files]
+            self._said.cleanup()
+        return CompletedProcess(self._words, code, *self._printed)
 
 
 def run(program: str, *words: object, **environment: str) -> "CompletedProcess[str]":
@@ -53,7 +55,7 @@ def _run(
     words: list[str],
     directory: str,
     environment: Mapping[str, str],
-    files: list[str],
+    files: list[Path],
 ) -> None:
     os.chdir(directory)
     os.environ.clear()
