@@ -1,11 +1,11 @@
 """The smallest file that keeps a share of a score: the search, the command, what is kept."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -281,7 +281,8 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(here: Path) -> None:
     Path("calls").unlink()
 
     Path("deadly").write_text("6")
-    killed = subprocess.run([sys.executable, "-m", "tvcodec", *arguments("bank.tvq")], check=False)
+    program = "from tvcodec.cli import main; main(prog_name='tvcodec')"
+    killed = children.run(program, *arguments("bank.tvq"))
     assert killed.returncode == -9
     assert not Path("bank.tvq").exists()
     Path("deadly").unlink()
