@@ -37,6 +37,11 @@ settings.register_profile(
 settings.load_profile("tvcodec")
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
+LONGEST = (  # which begin first, so that no process has one left when the others are through
+    *("test_faults.py", "test_demo.py", "test_sharing.py", "test_cli.py", "test_encoder.py"),
+    *("test_merging.py", "test_report.py", "test_tuning.py", "test_determinism.py"),
+    *("test_auto.py", "test_docs.py", "test_adapters.py", "test_published.py", "test_rate.py"),
+)
 collect_ignore = [] if shutil.which("chromium") else ["test_report_browser.py"]
 
 State = dict[str, Tensor]
@@ -47,6 +52,12 @@ CHANGES = ("frozen", "noise", "constant", "outlier", "one value", "low rank")
 def pytest_report_header() -> list[str]:
     """What is left out here, and why."""
     return [f"not collected, for want of chromium on PATH: {name}" for name in collect_ignore]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of LONGEST, then the others, each as it is."""
+    turns = {name: turn for turn, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: turns.get(item.path.name, len(turns)))
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:

@@ -5,12 +5,11 @@ import hashlib
 import json
 import os
 import stat
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from hypothesis import given, settings
@@ -246,14 +245,9 @@ def test_reading_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
         "total = sum(float(c[name][0, 0]) for c in opened for name in c)\n"
         "print(int(total), peak() - before)\n"
     )
-    files = [str(tmp_path / "one.pt"), str(tmp_path / "one.safetensors")]
-    output = subprocess.run(
-        [sys.executable, "-c", program, *files],
-        capture_output=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    ).stdout
-    total, growth = map(int, output.split())
+    done = children.run(program, tmp_path / "one.pt", tmp_path / "one.safetensors")
+    assert done.returncode == 0, done.stderr
+    total, growth = map(int, done.stdout.split())
     assert total == 2 * sum(range(12))
     assert growth < 3 * 4096, "more than three tensors of 4 MiB, in KiB"
 

@@ -5,7 +5,6 @@ import io
 import json
 import math
 import os
-import resource
 import shlex
 import shutil
 import signal
@@ -14,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from click.testing import CliRunner
@@ -23,6 +23,7 @@ import tvcodec
 from tvcodec.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
+PROGRAM = "from tvcodec.cli import main; main(prog_name='tvcodec')"
 SAMPLE = ROOT / "tools" / "sample"
 BASE = torch.Generator().manual_seed(0)
 INFO_KEYS = [
@@ -931,10 +932,10 @@ def test_salvage_says_what_was_lost(here):
 # real processes
 
 
-def process(*words, **options):
+def process(*words):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, **options)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_what_needs_no_torch_does_not_import_it(here):
@@ -1011,7 +1012,7 @@ def test_an_interrupt_from_the_keyboard(here):
         "main(prog_name='tvcodec')"
     )
     before = sorted(os.listdir())
-    result = process("-c", code, *ENCODE)
+    result = children.run(code, *ENCODE)
     assert result.returncode == 130 != -signal.SIGINT
     assert result.stderr == "Error: interrupted, nothing was written\n"
     assert sorted(os.listdir()) == before
@@ -1025,21 +1026,15 @@ def test_an_interrupt_in_the_middle_of_an_encode(here):
     Path("new.tvq").write_text("precious")
     before = sorted(os.listdir())
     words = ["mnist=mnist.safetensors", "style=style.safetensors", "-o", "new.tvq", "--force"]
-    command = [sys.executable, "-m", "tvcodec", "encode", SAMPLE / "base.safetensors", *words]
-    running = subprocess.Popen(
-        [*command, "--max-error", "0.01"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while running.poll() is None and sorted(os.listdir()) == before:
+    command = ["encode", SAMPLE / "base.safetensors", *words, "--max-error", "0.01"]
+    child = children.Child(PROGRAM, *command)
+    while child.running and sorted(os.listdir()) == before:
         time.sleep(0.02)
     time.sleep(0.5)
-    running.send_signal(signal.SIGINT)
-    stdout, stderr = running.communicate()
-    assert (stdout, stderr) == ("", "Error: interrupted, nothing was written\n")
-    assert running.returncode == 130
+    child.send_signal(signal.SIGINT)
+    result = child.wait()
+    assert (result.stdout, result.stderr) == ("", "Error: interrupted, nothing was written\n")
+    assert result.returncode == 130
     assert sorted(os.listdir()) == before
     assert Path("new.tvq").read_text() == "precious"
 
@@ -1060,7 +1055,7 @@ def test_an_interrupt_in_the_middle_of_an_output(here, words):
         "main(prog_name='tvcodec')"
     )
     before = sorted(os.listdir())
-    result = process("-c", code, *words)
+    result = children.run(code, *words)
     assert (result.returncode, result.stdout) == (130, "")
     assert result.stderr == "Error: interrupted, nothing was written\n"
     assert sorted(os.listdir()) == before
@@ -1070,8 +1065,8 @@ def test_an_interrupt_in_the_middle_of_an_output(here, words):
 def test_a_full_disk_is_named_and_leaves_nothing(here, words):
     """A limit on the size of files stands for it: the same calls fail."""
     before = sorted(os.listdir())
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # noqa: E731
-    result = process("-m", "tvcodec", *words, preexec_fn=limit)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+    result = children.run(limit + PROGRAM, *words)
     assert (result.returncode, result.stdout) == (1, "")
     file = "new/model.safetensors" if words[-1] == "new" else words[-1]
     assert result.stderr == f"Error: {file}: file too large\n"

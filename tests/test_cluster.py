@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import FORKED, Child
 from click.testing import CliRunner, Result
 from conftest import State, normal
 from distributed import Client
@@ -24,8 +24,8 @@ from tvcodec.cli import main
 from tvcodec.encoding.cluster import connected
 from tvcodec.encoding.published import Rtvq, Tall
 
-TOP = Path(__file__).parent.parent
-Cluster = tuple[str, list["subprocess.Popen[bytes]"]]
+Cluster = tuple[str, list[Child]]
+DASK = "import os, sys; os.chdir(sys.argv.pop(1)); from dask.__main__ import main; main()"
 TASKS = ("ant", "bee", "cow")
 RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {"recipe": tvcodec.QUALITIES["balanced"]},
@@ -79,7 +79,7 @@ def given(
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Executor]:
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, FORKED) as pool:
         yield pool
 
 
@@ -201,7 +201,7 @@ def test_a_worker_that_sees_other_files_says_so(given: tuple[Path, dict[str, Pat
 
 def test_a_dead_process_of_a_pool_is_an_error(given: tuple[Path, dict[str, Path]]) -> None:
     base, tunes = given
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, FORKED) as pool:
 
         def kill(values: int) -> None:
             for process in multiprocessing.active_children():
@@ -221,15 +221,10 @@ def cluster(
 ) -> Iterator[Cluster]:
     """The address of a scheduler, and two workers, which live elsewhere in the file system."""
     place = tmp_path_factory.mktemp("cluster")
-    environment = {**os.environ, "PYTHONPATH": str(TOP)}
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Child] = []
 
     def start(*words: str) -> None:
-        program = [sys.executable, "-m", "dask", *words, "--scheduler-file", "where.json"]
-        with open(place / f"{len(started)}.log", "wb") as log:
-            started.append(
-                subprocess.Popen(program, cwd=place, env=environment, stdout=log, stderr=log)
-            )
+        started.append(Child(DASK, place, *words, "--scheduler-file", "where.json"))
 
     start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
     for _ in range(2):
@@ -240,10 +235,10 @@ def cluster(
             address = client.scheduler.address
         yield address, started[1:]
     finally:
-        for process in started:
-            process.kill()
-        for process in started:
-            process.wait(60)
+        for child in started:
+            child.send_signal(signal.SIGKILL)
+        for child in started:
+            child.wait()
 
 
 def encoded(words: list[str], *more: str) -> Result:
@@ -277,8 +272,8 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(
         assert suits == 8
         again = tvcodec.encode(*given, "again.tvq", executor=executor, jobs=suits, progress=lose)
     assert again.root == here.root
-    assert one.wait(60) == -signal.SIGKILL
-    assert other.poll() is None
+    assert one.wait().returncode == -signal.SIGKILL
+    assert other.running
 
 
 def test_a_cluster_that_does_not_answer_is_named(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
 import torch
 from conftest import State, assert_same, changed, normal
@@ -314,7 +315,6 @@ def test_removing_from_a_file_whose_similarity_nobody_knows(
 
 PROGRAM = """
 import os, sys, time, torch, tvcodec
-sys.path.insert(0, "tests")
 from test_editing import BASE, TUNES, tune
 torch.set_num_threads(1)
 path, jobs = sys.argv[1], int(sys.argv[2])
@@ -338,9 +338,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 
 def test_whoever_changes_a_file_at_a_time_loses_nothing(bank: Path, tmp_path: Path) -> None:
     jobs = 9
-    environment = {**os.environ, "PYTHONPATH": str(TOP)}
-    command = [sys.executable, "-c", PROGRAM, str(bank), str(jobs)]
-    done = subprocess.run(command, env=environment, cwd=TOP, capture_output=True, text=True)
+    done = children.run(PROGRAM, bank, jobs)
     assert done.returncode == 0, done.stderr
     tunes = {"cow": TUNES["cow"], **{f"task{job}": tune(100 + job) for job in range(jobs - 1)}}
     tvcodec.encode(BASE, tunes, tmp_path / "all.tvq")

@@ -1,10 +1,9 @@
 """Whatever a fine-tune did to its base model comes back from a real file."""
 
-import os
-import subprocess
-import sys
+import functools
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from conftest import (
@@ -574,7 +573,9 @@ def test_files_and_mappings_encode_alike(tmp_path: Path) -> None:
 # Memory, measured in processes of their own: multiples of the largest parameter in float32.
 
 MEMORY_PROGRAM = """
-import sys, torch
+import ctypes, sys, torch
+M_MMAP_THRESHOLD = -3  # what is freed goes back, and does not count
+assert ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 def peak():  # not ru_maxrss, which starts at that of the process that started this one
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
@@ -607,19 +608,9 @@ def large_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@functools.cache
 def peak(command: str, models: Path, quality: str, tasks: int) -> float:
-    arguments = [command, str(models), quality, str(tasks), str(UNIT)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),  # what is freed goes back, and does not count
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY_PROGRAM, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = children.run(MEMORY_PROGRAM, command, models, quality, tasks, UNIT)
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
 

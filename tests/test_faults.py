@@ -2,10 +2,9 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from faults import gate, oplog
@@ -20,7 +19,6 @@ from tvcodec.decoding.decoder import Bank
 from tvcodec.errors import FormatError, TvqError
 from tvcodec.file.memory import granted
 
-TOOL = Path(__file__).parent.parent / "tools" / "run_faults.py"
 LEAST = {  # cases that a quick run has
     "rules": 400,
     "flips": 10_000,
@@ -45,9 +43,8 @@ SOUND = json.loads((VECTORS / "expected.json").read_text())["vectors"]
 
 @pytest.fixture(scope="module")
 def rows():
-    result = subprocess.run(
-        [sys.executable, TOOL, "--quick", "--json"], stdout=subprocess.PIPE, check=True
-    )
+    result = children.run("import run_faults; run_faults.main()", "--quick", "--json")
+    assert result.returncode == 0, result.stderr
     return {row["kind"]: row for row in json.loads(result.stdout)}
 
 

@@ -294,16 +294,18 @@ def test_wrong_usage(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("words", [("-o",), ("--png", "size=")])
-def test_the_file_itself_is_never_overwritten(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_the_file_itself_is_never_overwritten(
+    hostile: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     bank = tmp_path / "bank.tvq"
-    bank.write_bytes(SAMPLE.read_bytes())
+    bank.write_bytes(hostile.read_bytes())
     (tmp_path / "link.html").hardlink_to(bank)
     *options, before = words if len(words) > 1 else (*words, "")
     for name in ("bank.tvq", "link.html"):
         found = run("report", bank, *options, f"{before}{tmp_path / name}", "--force")
         assert found.exit_code == 1
         assert "expected an output apart from all inputs" in found.stderr
-        assert bank.read_bytes() == SAMPLE.read_bytes()
+        assert bank.read_bytes() == hostile.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -314,12 +316,12 @@ def test_shares_are_told_in_per_cent(share: float, said: str) -> None:
     assert wording.percent(share) == said
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_unasked(hostile: Path, tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     target.write_text("mine")
-    assert run("report", SAMPLE, "-o", target).exit_code == 1
+    assert run("report", hostile, "-o", target).exit_code == 1
     assert target.read_text() == "mine"
-    assert run("report", SAMPLE, "-o", target, "--force").exit_code == 0
+    assert run("report", hostile, "-o", target, "--force").exit_code == 0
     assert target.read_text().startswith("<!doctype html>")
 
 

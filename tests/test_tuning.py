@@ -1,11 +1,12 @@
 """The smallest file that keeps a share of a score: the search, the command, what is kept."""
 
 import json
-import subprocess
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -247,16 +248,32 @@ print("bye")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory to work in, with models and the script."""
     monkeypatch.chdir(tmp_path)
+    prepare()
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One where tuning has ended, and what it said."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        prepare()
+        run = CliRunner().invoke(main, arguments("undisturbed.tvq"))
+    assert run.exit_code == 0, run.stderr
+    return place, run.stderr
+
+
+def prepare() -> None:
     save_file(BASE, "base.safetensors")
     np.save("rows.npy", ROWS.numpy())
     for task, state in TUNES.items():
         np.save(f"{task}.npy", classified(state).numpy())
     save_file(TUNES["cars"], "cars.safetensors")
-    (tmp_path / "pets").mkdir()
+    Path("pets").mkdir()
     save_file(TUNES["pets"], "pets/model.safetensors")
     Path("pets/config.json").write_text('{"of": "pets"}')
     Path("score.py").write_text(SCRIPT)
-    return tmp_path
 
 
 def arguments(output: str, retain: str = "0.85") -> list[str]:
@@ -270,31 +287,31 @@ def calls() -> list[str]:
     return Path("calls").read_text().splitlines()
 
 
-def test_a_killed_run_goes_on_and_measures_nothing_twice(here: Path) -> None:
-    undisturbed = CliRunner().invoke(main, arguments("undisturbed.tvq"))
-    assert undisturbed.exit_code == 0, undisturbed.stderr
-    wanted = calls()
+def test_a_killed_run_goes_on_and_measures_nothing_twice(
+    here: Path, finished: tuple[Path, str]
+) -> None:
+    undisturbed, said = finished
+    wanted = (undisturbed / "calls").read_text().splitlines()
     assert wanted[:2] == ["cars model.safetensors", "pets model config.json model.safetensors"]
     assert len(wanted) >= 8
-    lines = undisturbed.stderr.splitlines()
-    assert len([line for line in lines if " kept" in line]) == len(wanted)
-    Path("calls").unlink()
+    assert len([line for line in said.splitlines() if " kept" in line]) == len(wanted)
 
     Path("deadly").write_text("6")
-    killed = subprocess.run([sys.executable, "-m", "tvcodec", *arguments("bank.tvq")], check=False)
+    program = "from tvcodec.cli import main; main(prog_name='tvcodec')"
+    killed = children.run(program, *arguments("bank.tvq"))
     assert killed.returncode == -9
     assert not Path("bank.tvq").exists()
     Path("deadly").unlink()
     again = CliRunner().invoke(main, arguments("bank.tvq"))
     assert again.exit_code == 0, again.stderr
     assert len(calls()) == len(wanted) + 1  # one that was never answered
-    assert Path("bank.tvq").read_bytes() == Path("undisturbed.tvq").read_bytes()
+    assert Path("bank.tvq").read_bytes() == (undisturbed / "undisturbed.tvq").read_bytes()
 
     other = CliRunner().invoke(main, [*arguments("bank.tvq", "0.7"), "--force", "--json"])
     assert other.exit_code == 0, other.stderr
     value = json.loads(other.stdout)
     assert value["curves"]["cars"]["retain"] == 0.7
-    assert value["bytes"] < Path("undisturbed.tvq").stat().st_size
+    assert value["bytes"] < (undisturbed / "undisturbed.tvq").stat().st_size
     assert len(calls()) - len(wanted) - 1 < len(wanted) - 2  # and no fine-tune again
     assert {path.suffix for path in here.iterdir() if path.name.startswith("bank")} == {
         ".tvq",
@@ -302,11 +319,13 @@ def test_a_killed_run_goes_on_and_measures_nothing_twice(here: Path) -> None:
     }
 
 
-def test_a_model_whose_config_changed_is_measured_again(here: Path) -> None:
-    assert CliRunner().invoke(main, arguments("bank.tvq")).exit_code == 0
+def test_a_model_whose_config_changed_is_measured_again(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(finished[0], tmp_path / "here"))
     before = calls()
     Path("pets/config.json").write_text('{"of": "cats"}')
-    assert CliRunner().invoke(main, [*arguments("bank.tvq"), "--force"]).exit_code == 0
+    assert CliRunner().invoke(main, [*arguments("undisturbed.tvq"), "--force"]).exit_code == 0
     of_pets = [call for call in before if call.startswith("pets ")]
     assert calls() == [*before, *of_pets]
 

@@ -68,10 +68,9 @@ def test_the_manifest_is_complete():
     assert sum(map(len, files.values())) < 400_000
 
 
-def test_vectors_and_appendix_are_what_the_tool_makes():
-    command = [sys.executable, TOOLS / "make_vectors.py", "--check"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def test_vectors_and_appendix_are_what_the_tool_makes(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_vectors.py", "--check"])
+    load(TOOLS / "make_vectors.py").main()  # which ends with a message where they are not
 
 
 def test_every_rule_has_a_file():

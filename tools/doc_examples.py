@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -54,31 +56,39 @@ def run(line: str, directory: Path, also: tuple[int, ...] = ()) -> str:
         del words[0]
     if words[0] != "tvcodec" or set(line.partition("'")[0]) & set(SHELL):
         return shell(line, directory)
-    before = Path.cwd()
-    os.chdir(directory)
-    try:
+    with _inside(directory):
         done = CliRunner().invoke(main, words[1:], prog_name=words[0], env=environment)
-    finally:
-        os.chdir(before)
     if done.exit_code not in (0, *also):
         print(done.output, file=sys.stderr)
         raise subprocess.CalledProcessError(done.exit_code, line, done.stdout, done.stderr)
     return done.stdout + done.stderr
 
 
+def python(body: str, directory: Path) -> None:
+    """Runs an example in Python in `directory`: in this process too, with names of its own."""
+    with _inside(directory), redirect_stdout(io.StringIO()):
+        exec(compile(body, "<example>", "exec"), {"__name__": "__main__"})
+
+
 def shell(line: str, directory: Path) -> str:
-    """The same by bash."""
-    return execute(["bash", "-e", "-o", "pipefail", "-c", line], directory)
-
-
-def execute(command: list[str], directory: Path) -> str:
-    """What a program prints, messages behind data. CalledProcessError where it fails."""
+    """What bash prints for a line, messages behind data. CalledProcessError where it fails."""
+    command = ["bash", "-e", "-o", "pipefail", "-c", line]
     environment = {**os.environ, **_environment(directory)}
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
     if done.returncode:
         print(done.stderr, file=sys.stderr)
         done.check_returncode()
     return done.stdout + done.stderr
+
+
+@contextmanager
+def _inside(directory: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _environment(directory: Path) -> dict[str, str]:

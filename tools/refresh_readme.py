@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-from doc_examples import DOCUMENTS, FENCED, README, TOP, command_lines, execute, run
+from doc_examples import DOCUMENTS, FENCED, README, TOP, command_lines, python, run
 
 __all__ = ["README", "REFRESHED", "refreshed"]
 
@@ -24,7 +23,7 @@ def refreshed(text: str, directory: Path) -> str:
     """`text` with the output of its console examples as they print it now.
 
     Examples in Python and command lines run in order, in `directory`, beside a copy of the sample;
-    a block of YAML becomes the file that its first line names. CalledProcessError where one fails.
+    a block of YAML becomes the file that its first line names. Raises what one fails with.
     """
     shutil.copytree(TOP / "tools/sample", directory / "tools/sample")
 
@@ -33,7 +32,7 @@ def refreshed(text: str, directory: Path) -> str:
         if language == "yaml" and (file := NAMED.match(body)):
             (directory / file[1]).write_text(body)
         if language == "python":
-            execute([sys.executable, "-c", body], directory)
+            python(body, directory)
         lines = COMMAND.findall(body)
         if language != "console" or not command_lines("".join(lines)):
             return match[0]

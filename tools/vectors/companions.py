@@ -25,7 +25,8 @@ def _header() -> bytes:
 
 
 def _kept(*names: str, content: bytes = CONFIG) -> list[list[Any]]:
-    return [[name, 1, sha256(content)] for name in names]
+    digest = sha256(content)
+    return [[name, 1, digest] for name in names]
 
 
 def _draft(
