@@ -23,6 +23,7 @@ from tvcodec.maths.scratch import Scratch
 from tvcodec.parameter import summands
 
 _ROTATED = rotated.Largest | rotated.Uniform
+_NEEDS_MORE = Coefficients | dense.Exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,20 @@ class Parts:
 
     @property
     def few(self) -> bool:
-        """Whether they can be added to a base model's parameter one by one, without their sum."""
-        return self.kept is None and summands.few(self.contents)
+        """Whether they can be added to a base model's parameter one by one, without their sum, or
+        to some of its rows."""
+        if self.kept is None:
+            return summands.few(self.contents)
+        return self.by_row and not any(isinstance(one, _NEEDS_MORE) for one in self.contents)
 
     def add_to(self, total: Tensor, seed: int) -> None:
         """Adds all to contiguous float32 `total`, of any shape, in place, where they are `few`;
         `seed` is that of the parameter's rotation."""
-        summands.add_to(total, self.contents, self.extent, seed)
+        if self.kept is None:
+            summands.add_to(total, self.contents, self.extent, seed)
+        else:
+            rows = summands.expand(self.contents, self.extent, seed)
+            total.view(-1, self.extent.columns).index_add_(0, self.kept, rows)
 
 
 Weighted = Sequence[tuple[float, Parts]]
