@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import normal
+from small_models import normal
 
 import tvcodec
 from tvcodec.file import similarity

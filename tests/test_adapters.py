@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from conftest import State, normal, relative_error
 from safetensors.torch import load_file, save_file
+from small_models import State, normal, relative_error
 from torch import Tensor
 
 import tvcodec

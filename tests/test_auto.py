@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from conftest import normal
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sample.evaluate import BASE_MODEL, FINE_TUNES
+from small_models import normal
 from torch import Tensor
 
 import tvcodec

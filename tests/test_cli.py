@@ -960,7 +960,7 @@ def test_the_garbage_collector_looks_at_nothing_of_torch(here):
         "assert gc.isenabled()\n"
         "assert not any(one is sys.modules['torch'].nn.Linear for one in gc.get_objects())"
     )
-    done = process("-c", code, cwd=here)
+    done = process("-c", code)
     assert done.returncode == 0, done.stderr
 
 

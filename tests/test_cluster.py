@@ -15,9 +15,9 @@ import pytest
 import torch
 from children import FORKED, Child
 from click.testing import CliRunner, Result
-from conftest import State, normal
 from distributed import Client
 from safetensors.torch import save_file
+from small_models import State, normal
 
 import tvcodec
 from tvcodec.cli import main

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same, normal
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import assert_same, normal
 from torch import Tensor
 
 from tvcodec.errors import FormatError

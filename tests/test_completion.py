@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import BashComplete
-from conftest import normal
+from small_models import normal
 
 import tvcodec
 from tvcodec.cli import main

@@ -13,7 +13,8 @@ import msgpack
 import pytest
 import torch
 import zstandard
-from conftest import State, changed, normal, second_reader
+from by_hand import second_reader
+from small_models import State, changed, normal
 
 import tvcodec
 from tvcodec.file import entropy

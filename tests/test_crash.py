@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import State, normal
 from safetensors.torch import save_file
+from small_models import State, normal
 
 import tvcodec
 

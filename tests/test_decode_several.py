@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import assert_same, normal
 from safetensors.torch import load_file, save_file
+from small_models import assert_same, normal
 
 import tvcodec
 from tvcodec.cli import main

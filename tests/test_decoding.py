@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same, normal
+from small_models import assert_same, normal
 
 import tvcodec
 from tvcodec.file import index

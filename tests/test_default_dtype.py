@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import State, normal
+from small_models import State, normal
 
 import tvcodec
 from tvcodec.encoding.published import SvdHybrid, Tall, TsvC, Tvq

@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import FLOATS, assert_same, bits
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import FLOATS, assert_same, bits
 from torch import Tensor
 
 from tvcodec.file import index

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import State, normal
 from safetensors.torch import save_file
+from small_models import State, normal
 
 import tvcodec
 

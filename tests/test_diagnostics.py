@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import normal
 from safetensors.torch import load_file, save_file
+from small_models import normal
 
 import tvcodec
 from tvcodec.cli import main

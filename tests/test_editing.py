@@ -14,8 +14,8 @@ from typing import Any
 import children
 import pytest
 import torch
-from conftest import State, assert_same, changed, normal
 from safetensors.torch import load_file, save_file
+from small_models import State, assert_same, changed, normal
 
 import tvcodec
 from tvcodec.errors import BaseModelMismatch, FormatError, TvqError, UnknownTaskError

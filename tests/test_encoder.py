@@ -6,20 +6,11 @@ from pathlib import Path
 import children
 import pytest
 import torch
-from conftest import (
-    FLOATS,
-    Coder,
-    State,
-    assert_same,
-    bits,
-    changed,
-    normal,
-    pairs,
-    relative_error,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from round_trip import Coder
 from safetensors.torch import load_file, save_file
+from small_models import FLOATS, State, assert_same, bits, changed, normal, pairs, relative_error
 
 import tvcodec
 from tvcodec import EXACT, QUALITIES, Recipe

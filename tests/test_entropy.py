@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import zstandard
-from conftest import symbols_by_hand
+from by_hand import symbols_by_hand
 from hypothesis import given
 from hypothesis import strategies as st
 

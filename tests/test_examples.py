@@ -13,11 +13,11 @@ from subprocess import CalledProcessError
 
 import pytest
 import yaml
-from conftest import normal
 from distributed import LocalCluster
 from doc_examples import DOCUMENTS, TOP, blocks, command_lines, run, shell
 from refresh_readme import NAMED, REFRESHED
 from safetensors.torch import save_file
+from small_models import normal
 from test_remote import Web, data, store, web  # noqa: F401 - fixtures
 
 import tvcodec

@@ -13,8 +13,8 @@ import safetensors
 import torch
 import transformers
 from click.testing import CliRunner
-from conftest import State, normal
 from safetensors.torch import load_file, save_file
+from small_models import State, normal
 from torch import Tensor
 
 import tvcodec

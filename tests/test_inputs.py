@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import State, normal
 from safetensors.torch import save_file
+from small_models import State, normal
 
 import tvcodec
 from tvcodec.cli import main

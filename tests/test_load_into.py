@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import State, assert_same, normal
+from small_models import State, assert_same, normal
 from torch import nn
 
 import tvcodec

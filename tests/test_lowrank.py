@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import codes_by_hand, floats_by_hand, normal
+from by_hand import codes_by_hand, floats_by_hand
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import normal
 from torch import Tensor
 
 from tvcodec.file import index

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import assert_same, normal, relative_error
 from safetensors.torch import load_file
+from small_models import assert_same, normal, relative_error
 from torch.linalg import svd
 
 import tvcodec

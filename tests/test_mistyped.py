@@ -2,8 +2,8 @@
 
 import pytest
 from click.testing import CliRunner
-from conftest import normal
 from safetensors.torch import save_file
+from small_models import normal
 
 import tvcodec
 from tvcodec.cli import main, paths

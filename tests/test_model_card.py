@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import normal
 from safetensors import safe_open
 from safetensors.torch import save_file
+from small_models import normal
 
 import tvcodec
 from tvcodec.cli import main

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import normal
 from safetensors.torch import load_file
+from small_models import normal
 
 import tvcodec
 from tvcodec import html

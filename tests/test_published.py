@@ -10,9 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from conftest import Coder, State, bits, changed, normal, pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from round_trip import Coder
+from small_models import State, bits, changed, normal, pairs
 from torch import Tensor
 
 import tvcodec

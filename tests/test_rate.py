@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import Coder, normal, relative_error
+from round_trip import Coder
+from small_models import normal, relative_error
 
 import tvcodec
 from tvcodec.errors import TvqError

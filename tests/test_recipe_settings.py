@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import normal
 from safetensors.torch import load_file, save_file
+from small_models import normal
 
 import tvcodec
 from tvcodec.cli import main

@@ -17,9 +17,9 @@ from typing import Any
 import boto3
 import pytest
 from click.testing import CliRunner, Result
-from conftest import State, assert_same, changed, normal
 from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file, save_file
+from small_models import State, assert_same, changed, normal
 
 import tvcodec
 from tvcodec.cli import main

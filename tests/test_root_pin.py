@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import State, changed, normal
 from safetensors.torch import save_file
+from small_models import State, changed, normal
 
 import tvcodec
 from tvcodec.cli import main

@@ -4,9 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import codes_by_hand, floats_by_hand, normal, relative_error, unframed
+from by_hand import codes_by_hand, floats_by_hand, unframed
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import normal, relative_error
 from torch import Tensor
 
 from tvcodec.file import index

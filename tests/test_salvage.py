@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from conftest import State, changed, normal
+from small_models import State, changed, normal
 
 import tvcodec
 from tvcodec.errors import FormatError, TvqError, UnsupportedError

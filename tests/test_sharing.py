@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Coder, State, normal
+from round_trip import Coder
+from small_models import State, normal
 
 import tvcodec
 from tvcodec import QUALITIES, Recipe

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import State, changed, normal, second_reader
+from by_hand import second_reader
+from small_models import State, changed, normal
 from torch import Tensor
 
 import tvcodec

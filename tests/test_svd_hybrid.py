@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import Coder, State, normal, relative_error
+from round_trip import Coder
+from small_models import State, normal, relative_error
 from torch import Tensor
 
 import tvcodec

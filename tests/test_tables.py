@@ -4,8 +4,8 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from conftest import normal
 from safetensors.torch import save_file
+from small_models import normal
 
 from tvcodec.cli import main, printing
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import Coder, State, normal
+from round_trip import Coder
+from small_models import State, normal
 
 import tvcodec
 from tvcodec import TvqError

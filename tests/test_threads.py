@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import State, normal
+from small_models import State, normal
 
 import tvcodec
 from tvcodec import threads

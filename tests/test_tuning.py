@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import State, normal
 from safetensors.torch import save_file
 from sample.evaluate import BASE_MODEL, FINE_TUNES, accuracy
+from small_models import State, normal
 
 import tvcodec
 from tvcodec.cli import main

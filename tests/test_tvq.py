@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import Coded, Coder, State, normal, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
+from round_trip import Coded, Coder
+from small_models import State, normal, relative_error
 from torch import Tensor
 
 import tvcodec
