@@ -170,9 +170,14 @@ def slow_cost(matrix: Tensor, step: float) -> tuple[float, int]:
     short = right.T if len(left) >= len(right.T) else left
     known = Spectrum(sigma.float(), short.float())
     fronts: list[tuple[lowrank.Factors, ...]] = [()]
-    for pruning in (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 60.0):
-        found = lowrank.quantised_factors(matrix, known, step, pruning, quantize.DEAD_ZONE)
-        fronts += [found.split(), (found,)] if found else []
+    coarser = shrinking.COARSER * step
+    for pruning in (1.0, 1.5, 1.8, 2.0, 2.3, 2.6, 3.0, 4.0, 44.0):
+        for coded in (
+            lowrank.quantised_factors(matrix, known, step, pruning, quantize.DEAD_ZONE),
+            lowrank.fitted_factors(matrix, known, coarser, pruning, shrinking.NEAREST, 3),
+        ):
+            found = coded[0] if isinstance(coded, tuple) else coded
+            fronts += [found.split(), (found,)] if found else []
     for front in fronts:
         bits = 8 * sum(len(codec.store(part, entropy.THOROUGH)[1]) for part in front)
         rest = lowrank.subtracted(matrix, front)

@@ -12,6 +12,7 @@ from tvcodec.file import index
 from tvcodec.maths.lowrank import (
     Factors,
     component_floor,
+    fitted_factors,
     quantised_factors,
 )
 from tvcodec.maths.spectrum import spectrum
@@ -61,6 +62,21 @@ def test_factors_lose_what_the_rank_and_the_step_cost(shape: tuple[int, int], st
     assert lost <= least + 1.3 * coding
     floor = component_floor(shape, step, 1.5)
     assert 0 < rank <= int((sigma > 0.999 * floor).sum())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sides_fitted_to_each_other_again_lose_less(shape: tuple[int, int]) -> None:
+    matrix = decaying(5, *shape, noise=0.05)
+    known, energy = spectrum(matrix, 0.0), float(matrix.double().square().sum())
+    lost = []
+    for fits in (1, 2, 3, 9):
+        fitted = fitted_factors(matrix, known, 0.5, 1.0, 0.5, fits)
+        assert fitted is not None
+        factors, captured = fitted
+        lost.append(float((factors.values().double() - matrix.double()).square().sum()))
+        assert energy - captured == pytest.approx(lost[-1], rel=1e-3)
+    assert lost[3] < lost[0]
+    assert max(lost[1:]) < 1.02 * lost[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -120,66 +120,52 @@ def quantised_factors(
 ) -> Factors | None:
     """Factors of `matrix` [m, n] with codes of one `step`, of the components worth it; None where
     there is none."""
-    found = ShortSide.of(matrix, known, step, pruning, offset).factors(pruning)
+    found = fitted_factors(matrix, known, step, pruning, offset, 1)
     return found[0] if found else None
 
 
-@dataclass(frozen=True, slots=True)
-class ShortSide:
-    """Factors of a matrix that go only so far: the shorter side is quantised first, the longer side
-    is fitted to what the decoder will see of it, and the scales are fitted to both.
+def fitted_factors(
+    matrix: Tensor | Product, known: Spectrum, step: float, pruning: float, offset: float, fits: int
+) -> tuple[Factors, float] | None:
+    """The same, with the energy that they take off the matrix.
 
-    `codes` [short side, r] have one `step`, `image` [long side, r] is what the matrix makes of
-    them: all that is ever needed of it, however many of the components are used.
+    The shorter side is quantised first. Then `fits` times, the longer side first, one side is
+    fitted to what the decoder will see of the other, and quantised; the scales are fitted to both.
     """
-
-    shape: tuple[int, int]
-    step: float
-    offset: float
-    sigma: Tensor
-    codes: Tensor
-    image: Tensor
-
-    @classmethod
-    def of(
-        cls, matrix: Tensor | Product, known: Spectrum, step: float, pruning: float, offset: float
-    ) -> ShortSide:
-        """Of the components of `matrix` [m, n] that are worth it at the least `pruning`."""
-        rows, columns = matrix.shape
-        strong = known.sigma > component_floor((rows, columns), step, pruning)
-        sigma, vectors = known.sigma[strong], known.vectors[:, strong]
-        codes = uniform_codes(vectors * sigma, step, offset)
+    rows, columns = matrix.shape
+    tall = matrix if rows >= columns else matrix.T
+    strong = known.sigma > component_floor((rows, columns), step, pruning)
+    sigma = known.sigma[strong]
+    codes = uniform_codes(known.vectors[:, strong] * sigma, step, offset)
+    for turn in range(fits):
         used = codes.any(0)
-        sigma, codes = sigma[used], codes[:, used]
-        tall = matrix if rows >= columns else matrix.T
-        image = tall @ codes.to(torch.float32)
-        return cls((rows, columns), step, offset, sigma, codes, image)
+        other, sigma = codes[:, used], sigma[used]
+        image = (tall.T if turn % 2 else tall) @ other.to(torch.float32)
+        solution = _least_squares(image, other)
+        if solution is None:
+            return None
+        codes = uniform_codes(solution * (sigma / step), step, offset)
+    used = codes.any(0)
+    if not used.any():
+        return None
+    if not used.all():
+        codes, other, image = codes[:, used], other[:, used], image[:, used]
+    scales, captured = _fitted_scales(image, codes, other)
+    longer_first = (fits % 2 == 1) == (rows >= columns)
+    left, right = (codes, other) if longer_first else (other, codes)
+    return Factors(left, right, scales), captured
 
-    def factors(self, pruning: float) -> tuple[Factors, float] | None:
-        """Of the components that are worth it at a `pruning`, the least or more, with the energy
-        that they take off the matrix; None where there is none."""
-        rank = int((self.sigma > component_floor(self.shape, self.step, pruning)).sum())
-        if not rank:
-            return None
-        short, image = self.codes[:, :rank], self.image[:, :rank]
-        seen = short.to(torch.float32)
-        gram = seen.T @ seen
-        gram.diagonal().mul_(1 + 1e-6)
-        upper, failed = torch.linalg.cholesky_ex(gram, upper=True)
-        if failed:
-            return None
-        solution = torch.linalg.solve_triangular(upper, image, upper=True, left=False)
-        solution = torch.linalg.solve_triangular(upper.T, solution, upper=False, left=False)
-        fitted = solution * (self.sigma[:rank] / self.step)
-        long = uniform_codes(fitted, self.step, self.offset)
-        used = long.any(0)
-        if not used.all():
-            long, short, image = long[:, used], short[:, used], image[:, used]
-        if not long.shape[1]:
-            return None
-        scales, captured = _fitted_scales(image, long, short)
-        left, right = (long, short) if self.shape[0] >= self.shape[1] else (short, long)
-        return Factors(left, right, scales), captured
+
+def _least_squares(image: Tensor, codes: Tensor) -> Tensor | None:
+    """The side X for which X codes' is closest to a matrix that makes `image` of the codes; None
+    where they are too much alike, or none."""
+    seen = codes.to(torch.float32)
+    gram = seen.T @ seen
+    gram.diagonal().mul_(1 + 1e-6)
+    upper, failed = torch.linalg.cholesky_ex(gram, upper=True)
+    if failed or not len(gram):
+        return None
+    return image @ torch.cholesky_inverse(upper, upper=True)
 
 
 def _fitted_scales(image: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, float]:

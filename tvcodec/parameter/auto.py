@@ -6,7 +6,6 @@ distortion is either the squared error or what that error does to the function o
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -52,14 +51,18 @@ def choose(matrix: Tensor, base_norm: float, target: Target, seed: int) -> Choic
     if unit != 1.0:
         matrix, target = dense.divided(matrix, unit), target.divided(unit)
         judge = Judge(squared_norm(matrix), matrix.numel(), base_norm / unit, target)
-    contents = _cheapest(matrix, judge, target, seed)
+    contents, stored = _cheapest(matrix, judge, target, seed)
     if not contents:
         return NOTHING
-    contents = tuple(summands.scaled(content, unit) for content in contents)
-    stored = tuple(codec.store(content, entropy.THOROUGH) for content in contents)
+    if unit != 1.0:
+        contents, stored = tuple(summands.scaled(content, unit) for content in contents), ()
     rows, columns = matrix.shape
     values = summands.expand(contents, Extent(rows, columns, matrix.numel()), seed)
-    return Choice(contents, stored, values)
+    return Choice(contents, stored or _stored(contents), values)
+
+
+def _stored(contents: tuple[summands.Content, ...]) -> tuple[codec.Stored, ...]:
+    return tuple(codec.store(content, entropy.THOROUGH) for content in contents)
 
 
 def choose_factors(product: Product, base_norm: float, target: Target) -> Choice:
@@ -72,40 +75,49 @@ def choose_factors(product: Product, base_norm: float, target: Target) -> Choice
     judge = Judge(energy, count, base_norm / unit, target)
     best: tuple[summands.Content, ...] = ()
     least = judge.slope * energy
-    steps = {judge.step, target.factor_step or judge.step}
-    floor = lowrank.component_floor(product.shape, min(steps), min(shrinking.PRUNING))
-    known = spectrum(product, floor)
-    for step, pruning in itertools.product(sorted(steps), shrinking.PRUNING):
-        factors = lowrank.quantised_factors(product, known, step, pruning, quantize.DEAD_ZONE)
-        if factors is None:
+    pruning = shrinking.least_pruning(product.shape, judge)
+    own = shrinking.COARSER * judge.shrinking_step
+    steps = {own, target.factor_step or own}
+    known = spectrum(product, lowrank.component_floor(product.shape, min(steps), pruning))
+    for step in sorted(steps):
+        fitted = lowrank.fitted_factors(
+            product, known, step, pruning, shrinking.NEAREST, shrinking.FITS
+        )
+        if fitted is None:
             continue
+        factors, _ = fitted
         lost = product.minus(factors.product()).squared_norm() / energy
         groups, bits = shrinking.cheapest_split(factors)
         candidate = Candidate(groups, 1 - lost, lost)
         if (cost := judge.cost(bits, candidate)) < least:
             best, least = judge.corrected(candidate), cost
     contents = tuple(summands.scaled(content, unit) for content in best)
-    stored = tuple(codec.store(content, entropy.THOROUGH) for content in contents)
-    return Choice(contents, stored, None)
+    return Choice(contents, _stored(contents), None)
 
 
 def _cheapest(
     matrix: Tensor, judge: Judge, target: Target, seed: int
-) -> tuple[summands.Content, ...]:
-    """The parts of least cost; none where nothing is worth its bits."""
+) -> tuple[tuple[summands.Content, ...], tuple[codec.Stored, ...]]:
+    """The parts of least cost, and as stored if they are known so; none where nothing is worth its
+    bits."""
     found = Best(judge)
     if judge.noise_weight == 1 or not unbiased.consider(matrix, found, target, seed):
         shrinking.consider(matrix, found)
     best, size, least = None, 0.0, judge.slope * judge.energy
+    kept: tuple[codec.Stored, ...] = ()
     for candidate, bits in found.near:
+        stored: tuple[codec.Stored, ...] = ()
         if len(found.near) > 1:
-            stored = [codec.store(content, entropy.THOROUGH) for content in candidate.contents]
+            stored = _stored(candidate.contents)
             bits = 8 * sum(len(data) for _, data in stored)
         if (cost := judge.cost(bits, candidate)) < least:
-            best, size, least = candidate, bits, cost
+            best, size, least, kept = candidate, bits, cost, stored
     if best is None:
-        return ()
-    return (_two_bytes_each(matrix),) if size > 16 * matrix.numel() else judge.corrected(best)
+        return (), ()
+    if size > 16 * matrix.numel():
+        return (_two_bytes_each(matrix),), ()
+    contents = judge.corrected(best)
+    return contents, kept if contents is best.contents else ()
 
 
 def _two_bytes_each(matrix: Tensor) -> dense.Values | quantize.Stage:

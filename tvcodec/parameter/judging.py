@@ -54,15 +54,16 @@ class Judge:
         self.energy = energy
         self.exponent = target.gain
         self.step = target.step
-        self.slope = 6 / math.log(2) / self.step**2
+        emphasis = 1.0  # how much more an error costs than one of plain squared error at this step
         ratio = math.sqrt(self.energy) / base_norm if base_norm else math.inf
         if target.metric == "function" and target.rms and self.energy:
             # what a parameter does to the function grows less than its energy: measured, the root
-            self.slope *= target.rms * math.sqrt(count / self.energy)
+            emphasis *= target.rms * math.sqrt(count / self.energy)
             # and a task vector that is large beside the weights bears less of the same error
-            self.slope *= (1 + min(ratio, 1.0)) ** 1.5
-        # how much more an error costs than one of plain squared error at this step
-        self.emphasis = self.slope * self.step**2 * math.log(2) / 6
+            emphasis *= (1 + min(ratio, 1.0)) ** 1.5
+        self.slope = emphasis * 6 / math.log(2) / self.step**2
+        # what shrinks has the step whose errors cost as much as plain squared error does at it
+        self.shrinking_step = self.step / math.sqrt(emphasis)
         self.noise_weight = 1.0
         self.noise_cap = math.inf
         if target.metric == "function" and ratio:
@@ -81,6 +82,8 @@ class Judge:
     def corrected(self, candidate: Candidate) -> tuple[summands.Content, ...]:
         """The candidate's parts, scaled by (1 / gain) to the power asked for."""
         factor = self._factor(candidate)
+        if factor == 1.0:
+            return candidate.contents
         return tuple(summands.scaled(content, factor) for content in candidate.contents)
 
     def _factor(self, candidate: Candidate) -> float:
