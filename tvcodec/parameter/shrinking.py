@@ -15,9 +15,9 @@ from tvcodec.parameter.judging import Best, Candidate, Judge
 
 RECORD = 24  # bytes that one more part takes in an index
 # Step of factors, of that of codes. As one side makes up for errors of the other, it is larger, and
-# rounds to nearest: at equal error 1 to 2 % fewer bytes than by the same step with a dead zone.
+# rounds to nearest: at equal error 0.5 to 1.5 % fewer bytes than by the same step with a dead zone.
 COARSER = 1.17
-FITS = 3  # of sides to each other; against one, another 1.5 to 2 % fewer bytes
+FITS = 3  # of sides to each other; against one, another 2 % fewer bytes
 PRUNING = 2.6  # where a component of normal values gains a little more than it costs
 LONG, PRUNING_LONG = 8, 1.7  # the same where one side is so many times the other, or more
 OUTSTANDING = 44.0  # what stands out of noise that is coded itself
