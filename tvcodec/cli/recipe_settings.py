@@ -22,7 +22,7 @@ NAMES = ("auto", "exact", *options.PUBLISHED)
 QUALITIES = {  # what each costs and keeps, as measured
     "small": "~0.04 bit",
     "balanced": "~0.10 bit",
-    "high": "~1.1 bit",
+    "high": "~1.0 bit",
 }
 RATES = ("step", "bits", "size", "max_error", "quality")
 AUTO: dict[str, Any] = {

@@ -78,20 +78,16 @@ def summed(terms: Sequence[Term], number: int, base: BaseModel | None) -> Tensor
         total = found if total is None else total.add_(found)
     if total is None:
         total = torch.zeros(extent.rows, extent.columns, dtype=torch.float32)
-    for term, difference in exact:
-        tau = _exact(term.task, number, difference, base)
-        total.add_(tau.view(total.shape), alpha=term.factor)
+    if exact:
+        if base is None:
+            raise TvqError(
+                f"task {exact[0][0].task.name!r}: parameter {parameter.name!r} is stored as a"
+                " difference of bits, which needs the base model",
+                hint="give --base-model",
+            )
+        original = base.tensor(number)
+        for term, difference in exact:
+            converted = dense.converted(original, TORCH_DTYPES[term.task.dtype(number)])
+            tau = dense.task_vector(dense.exact_restore(converted, difference), original)
+            total.add_(tau.view(total.shape), alpha=term.factor)
     return total.view(parameter.dims)
-
-
-def _exact(task: StoredTask, number: int, exact: dense.Exact, base: BaseModel | None) -> Tensor:
-    if base is None:
-        name = task.archive.root.base_model[number].name
-        raise TvqError(
-            f"task {task.name!r}: parameter {name!r} is stored as a difference of bits,"
-            " which needs the base model",
-            hint="give --base-model",
-        )
-    original = base.tensor(number)
-    converted = dense.converted(original, TORCH_DTYPES[task.dtype(number)])
-    return dense.task_vector(dense.exact_restore(converted, exact), original)
