@@ -86,15 +86,23 @@ def test_growth_is_told_by_task_and_beyond_the_imports():
 
 
 def test_a_bound_counts_each_multiply_add_of_factors(tmp_path):
-    base = {"thin": torch.randn(256, 128), "bias": torch.randn(64), "same": torch.randn(8, 8)}
+    base = {
+        "thin": torch.randn(256, 128),
+        "rows": torch.randn(900, 256),
+        "bias": torch.randn(64),
+        "same": torch.randn(8, 8),
+    }
+    masked = torch.zeros(900, 256)
+    masked[100:300] = torch.randn(200, 2) @ torch.randn(2, 256)
     tune = {
         "thin": base["thin"] + torch.randn(256, 3) @ torch.randn(3, 128),
+        "rows": base["rows"] + masked,
         "bias": base["bias"] + 1,
         "same": base["same"],
     }
     bank = tmp_path / "a.tvq"
     tvcodec.encode(base, {"a": tune}, bank, recipe=tvcodec.Recipe(metric="mse", step=0.5))
-    assert roofline.of_factors(bank, "a") == 3 * 256 * 128
+    assert roofline.of_factors(bank, "a") == 3 * 256 * 128 + 2 * 200 * 256
     assert roofline.Roofline(10.0, 100.0).seconds(20, 300) == 5
 
 

@@ -239,6 +239,23 @@ def test_frozen_rows_take_a_bit_each(coded: Coder) -> None:
         assert torch.equal(result.restored["a"]["w"][frozen], base[frozen])
 
 
+def test_rows_are_left_out_where_no_part_has_codes(coded: Coder) -> None:
+    """Factors of some rows, a residual of others."""
+    tau = normal(1, 4000, 64, scale=1e-4)
+    tau[::10] += 20 * normal(2, 400, 1) @ normal(3, 1, 64)
+    tau[5:2005:10] += 5 * normal(4, 200, 64)
+    base = {"w": normal(0, 4000, 64)}
+    tunes = {"t": {"w": base["w"] + tau}}
+    found = coded(base, tunes, Recipe(metric="mse", step=1.0))
+    with tvcodec.open(found.path) as bank:
+        (section, _), *_ = bank.archive.sections("t")
+        assert len(section.parts) > 1
+        assert 500 < section.mask.kept < 1000
+    error = relative_error(found.task_vectors["t"]["w"], tau)
+    assert section.error == pytest.approx(error, rel=1e-3)
+    assert error < 0.1
+
+
 @pytest.mark.parametrize("frozen", [0, 500])
 def test_rows_without_codes_take_a_bit_each(
     coded: Coder, monkeypatch: pytest.MonkeyPatch, frozen: int

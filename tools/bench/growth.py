@@ -61,7 +61,10 @@ def measured(models: Path, quality: str, counts: list[int], repeat: int) -> list
     base = models / "base/model.safetensors"
     tunes = [models / f"tasks/task{number}/model.safetensors" for number in range(max(counts))]
     bank, merged = models / "grown.tvq", models / "grown"
-    idle = {what: launched((sys.executable, "-c", words)) for what, words in IMPORTS.items()}
+    idle = {
+        what: min(launched((sys.executable, "-c", words)) for _ in range(2))
+        for what, words in IMPORTS.items()
+    }
     rows = [
         Grown(quality, idle=idle[what], what=what, tasks=count)
         for count in counts

@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,12 +71,11 @@ class Runs:
 
 
 def launched(command: Command) -> Used:
-    """Runs a command, whose words are shown if it fails."""
-    report = Path(os.environ.get("TMPDIR", "/tmp"), f"launched-{os.getpid()}")
-    quietly([sys.executable, "-I", "-S", "-c", LAUNCHER, str(report), *command])
-    used = Used(*map(float, report.read_text().split()))
-    report.unlink()
-    return used
+    """What a command takes; its words are shown if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "used")
+        quietly([sys.executable, "-I", "-S", "-c", LAUNCHER, str(report), *command])
+        return Used(*map(float, report.read_text().split()))
 
 
 def quietly(command: Sequence[str | Path]) -> None:

@@ -65,7 +65,8 @@ def of_factors(bank: Path, task: str) -> int:
         for section, _ in opened.archive.sections(task):
             if isinstance(section, Entry):
                 ranks = sum(part.rank for part in section.parts if isinstance(part, Factors))
-                total += ranks * parameters[section.parameter].count
+                extent = section.extent(parameters[section.parameter].dims)
+                total += ranks * extent.rows * extent.columns
     return total
 
 

@@ -12,9 +12,11 @@ def load_torch() -> None:
     would take a fifth of the time again."""
     if "torch" in sys.modules:
         return
+    collects = gc.isenabled()
     gc.disable()
     try:
         import torch  # noqa: F401
     finally:
         gc.freeze()
-        gc.enable()
+        if collects:
+            gc.enable()

@@ -1,8 +1,8 @@
 """A matrix <-> quantised factors: singular triplets, and how many of them are worth coding.
 
-The factors A = U diag(sigma) and B = V diag(sigma) are both quantised with the step that a dense
-residual would have: an error in A costs as much distortion as the same error in the matrix seen
-along that direction, so one step is the equal-slope choice for factors and residuals alike.
+The factors A = U diag(sigma) and B = V diag(sigma) are both quantised with one step: an error in A
+costs as much distortion as the same error in the matrix seen along that direction, so the step of a
+dense residual would be the equal-slope choice, were not one side fitted to errors of the other.
 """
 
 from __future__ import annotations

@@ -19,6 +19,6 @@ class Scratch(threading.local):
         """`count` float32 values, uninitialised, good until they are next asked for."""
         if len(self._held) < count:
             with torch.inference_mode(False):  # or nobody could write to it outside that mode
-                self._held = torch.empty(0)  # goes before the larger one comes
+                self._held = torch.empty(0, dtype=torch.float32)  # goes before the larger one comes
                 self._held = torch.empty(count, dtype=torch.float32, device="cpu")
         return self._held[:count]

@@ -67,7 +67,7 @@ def _stored(contents: tuple[summands.Content, ...]) -> tuple[codec.Stored, ...]:
 
 def choose_factors(product: Product, base_norm: float, target: Target) -> Choice:
     """The best Choice of factors alone for a thin product, whose matrix is never made: `values` is
-    None. Their step is that of residuals, or of factors in front of rotated coding."""
+    None. Their step is that of factors alone, or of those in front of rotated coding."""
     energy, count = product.squared_norm(), math.prod(product.shape)
     unit = dense.unit(math.sqrt(energy / count))
     product, target = product.scaled(1 / unit), target.divided(unit)

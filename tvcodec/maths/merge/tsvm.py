@@ -42,10 +42,10 @@ class Triplets:
         What is missing is taken to lie evenly in all directions but those kept, which is the least
         that the strongest of them can have.
         """
-        found = float(self.sigma.square().sum())
+        found = float(self.sigma.double().square().sum())
         kept, side = len(self.sigma), min(len(self.left), len(self.right))
         missing = max(norm * norm - found, 0.0)
-        if not missing or not 0 < kept < rank:
+        if not missing or not found or not 0 < kept < rank:
             return self
         return self.scaled(math.sqrt(1 + missing / found * (rank - kept) / (side - kept)))
 
