@@ -27,6 +27,7 @@ import torch
 
 import tvcodec
 from tvcodec.maths.spectrum import spectrum
+from tvcodec.threads import one_thread
 
 QUALITIES = ("small", "balanced", "high")
 VALUES, TASKS, PARAMETERS = 70e9, 100, 723  # of Llama 3 70B
@@ -77,10 +78,16 @@ def _peak() -> int:
     return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
-def _spectral(side: int = 1024) -> float:
-    """Seconds per value of a spectrum, which grow with the shorter side, by that."""
-    matrix, start = torch.randn(4 * side, side), time.process_time()
-    spectrum(matrix, 0.0)
+@one_thread()
+def _spectral(side: int = 2048) -> float:
+    """Seconds per value of the strongest directions of a matrix, of which one in 16 is above the
+    rest; they grow with the shorter side, by which they are divided."""
+    strong = torch.randn(4 * side, side // 16) @ torch.randn(side // 16, side)
+    matrix = torch.randn(4 * side, side) + strong
+    floor = 4 * side**0.5  # singular values of the noise are 3 at most, in these units
+    start = time.process_time()
+    found = spectrum(matrix, floor)
+    assert len(found.sigma) == side // 16
     return (time.process_time() - start) / matrix.numel() / side
 
 
