@@ -12,8 +12,6 @@ from typing import Any
 import click
 
 from tvcodec.cli import completion, options, printing
-from tvcodec.cli.diagnostics import diagnostics as diagnosed
-from tvcodec.cli.parameters import parameter_rows, parameters_text
 from tvcodec.file.archive import Archive
 from tvcodec.tuning import curve
 
@@ -74,13 +72,19 @@ def info(
     archive = click.get_current_context().with_resource(opened)
     chosen = (task,) if task is not None else archive.tasks
     if diagnostics:
+        from tvcodec.cli.diagnostics import diagnostics as diagnosed
+
         printing.print_json(diagnosed(archive), indent=2)
     elif as_json:
         value = _describe(archive, kinds)
         if parameters:
+            from tvcodec.cli.parameters import parameter_rows
+
             value["parameters"] = [row for name in chosen for row in parameter_rows(archive, name)]
         printing.print_json(value)
     elif parameters:
+        from tvcodec.cli.parameters import parameters_text
+
         for name in chosen:
             click.echo(parameters_text(archive, name))
     else:
