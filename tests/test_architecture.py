@@ -304,6 +304,7 @@ def test_a_library_has_one_home(library):
 
 def test_public_names():
     assert tvcodec.__all__ == PUBLIC
+    assert set(PUBLIC) <= set(dir(tvcodec))
     for name in PUBLIC:
         assert getattr(tvcodec, name)
     with pytest.raises(AttributeError, match="'tvcodec' has no attribute 'nothing'"):

@@ -76,3 +76,8 @@ def __getattr__(name: str) -> object:
     value = getattr(importlib.import_module(f"tvcodec.{module}"), attribute)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """With what is loaded when it is first asked for."""
+    return sorted({*globals(), *__all__})

@@ -81,7 +81,9 @@ def encode(
     and for a goal or masks that the recipe has no use for.
     """
     if not isinstance(recipe, Recipe | Published | None):
-        raise ValueError(f"recipe: expected a Recipe or a published one, got {recipe!r:.40}")
+        raise ValueError(
+            f"recipe: expected a Recipe, as in QUALITIES, or a published one, got {recipe!r:.40}"
+        )
     if recipe is not None and recipe.exact and goal is not None:
         raise ValueError(f"expected a goal or an exact recipe, got both: {goal}")
     if recipe is None:
