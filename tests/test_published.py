@@ -262,7 +262,9 @@ def test_recipes_are_of_settings_that_mean_something(
 
 def test_a_name_is_no_recipe(tmp_path: Path) -> None:
     base, tunes = family()
-    with pytest.raises(ValueError, match="expected a Recipe, as in QUALITIES, or a published one, got 'tvq'"):
+    with pytest.raises(
+        ValueError, match="a Recipe, as in QUALITIES, or a published one, got 'tvq'"
+    ):
         tvcodec.encode(base, tunes, tmp_path / "bank.tvq", recipe="tvq")  # type: ignore[arg-type]
 
 
