@@ -14,6 +14,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import models
 import torch
@@ -31,20 +32,22 @@ class Counted:
 
     def __init__(self) -> None:
         self.bytes = self.reads = 0
-        self._read_at = FileSource.read_at
 
     def __enter__(self) -> Counted:
+        original = FileSource.read_at
+
         def read_at(source: FileSource, offset: int, length: int) -> bytes:
-            data = self._read_at(source, offset, length)
+            data = original(source, offset, length)
             self.bytes += len(data)
             self.reads += 1
             return data
 
-        FileSource.read_at = read_at  # type: ignore[method-assign, assignment]
+        self._patch = patch.object(FileSource, "read_at", read_at)
+        self._patch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        FileSource.read_at = self._read_at  # type: ignore[method-assign]
+        self._patch.stop()
 
 
 def main() -> None:
